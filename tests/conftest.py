@@ -1,0 +1,23 @@
+"""What all tests share: a fixed number of threads, hypothesis without surprises in CI, and where things lie."""
+
+import os
+from pathlib import Path
+
+# Before anything imports numpy or torch, whose thread pools read these once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+from hypothesis import settings
+
+# A shared machine may stall for a second, which says nothing about the code. In CI the examples are
+# the same each time: there a red run must mean a change, at home new examples may find new faults.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The folder that holds pyproject.toml."""
+    return Path(__file__).resolve().parents[1]
