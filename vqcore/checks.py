@@ -12,8 +12,8 @@ import numpy as np
 from vqcore.errors import InputError
 from vqcore.kernels import table_for
 
-# Squares of values in this range neither overflow nor vanish in float64, with room to sum 1e6 of them.
-LARGEST, SMALLEST = 1e150, 1e-150
+# Squares of values in this range, and of differences 1e-16 as large, neither overflow nor vanish in float64.
+LARGEST, SMALLEST = 1e100, 1e-100
 
 
 def as_points(values, name="points", n_dims=(1, 2)):

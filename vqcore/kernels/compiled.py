@@ -1,0 +1,264 @@
+"""numpy arrays, by numba: blocks of fixed size run in parallel, so that no thread count changes a bit."""
+
+import os
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from numba import njit, prange
+
+from vqcore.errors import InputError
+
+# One variable caps the threads of every numerical library, this one included.
+if os.environ.get("OMP_NUM_THREADS", "").isdigit() and "NUMBA_NUM_THREADS" not in os.environ:
+    numba.config.NUMBA_NUM_THREADS = max(1, int(os.environ["OMP_NUM_THREADS"]))
+
+from vqcore.kernels import nearest as _nearest  # noqa: E402  (numba reads the number of threads when it first compiles)
+
+LEAF = 64  # points in a leaf of the moment tree
+
+
+def to_points(values, name="points", integers=False):
+    """A native, contiguous numpy array of float32 or float64 (or, with `integers`, of integers)."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError(f"{name} is a masked array with masked entries: fill or drop them first")
+    if type(values).__module__.startswith("scipy.sparse"):
+        raise InputError(f"{name} is a sparse matrix: pass {name}.toarray()")
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{name} cannot be read as an array of numbers: {error}") from None
+    kind = array.dtype.kind
+    if integers:
+        if kind not in "iu":
+            raise InputError(f"{name} has dtype {array.dtype}: it must be integers")
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+    if kind in "iu":
+        if array.size and max(abs(int(array.min())), abs(int(array.max()))) > 2**53:
+            raise InputError(f"{name} holds integers beyond 2**53, which float64 cannot keep")
+        return np.ascontiguousarray(array, dtype=np.float64).reshape(array.shape)
+    if kind != "f" or array.dtype.itemsize > 8:
+        raise InputError(f"{name} has dtype {array.dtype}: it must be real numbers, for example {name}.astype(float)")
+    dtype = np.float64 if array.dtype.itemsize == 8 else np.float32
+    return np.ascontiguousarray(array, dtype=dtype).reshape(array.shape)
+
+
+def from_host(table, like):
+    """The table itself: numpy lives on the host."""
+    return table
+
+
+def to_host(array):
+    """The array itself: numpy lives on the host."""
+    return array
+
+
+def extent(points):
+    """Smallest and largest value; NaN if any value is NaN."""
+    return points.min().item(), points.max().item()
+
+
+def assign(points, codebook):
+    """Code (n,) and squared distance (n,) of the nearest codeword; ties go to the lowest index."""
+    codes, sq_dists = np.empty(len(points), np.int64), np.empty(len(points))
+    if points.size == len(points):
+        ascending, index = np.unique(codebook, return_index=True)
+        _nearest.nearest_on_line(_frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
+        return codes, sq_dists
+    shift = codebook.mean(axis=0)
+    low, high = extent(points)
+    reach = max(abs(low), abs(high), abs(codebook.min()), abs(codebook.max()), abs(shift).max())
+    # float32 scores must neither overflow nor vanish; float64 always has the room, behind the door.
+    work = np.float32 if points.dtype == np.float32 and 1e-12 < reach < 1e15 else np.float64
+    shift = shift.astype(work)
+    moved = codebook - shift
+    n_codewords, dim = codebook.shape
+    scores_by = np.zeros((n_codewords + n_codewords % 2, 2 if dim <= 2 else -(-dim // 4) * 4), work)
+    scores_by[:n_codewords, :dim] = -moved
+    half_norms = np.full(len(scores_by), np.inf, work)
+    half_norms[:n_codewords] = (moved**2).sum(axis=1) / 2
+    # Higham 2002, section 3.1: a dot product of length dim + 1 errs by at most (dim + 1) u times the product
+    # of norms; rounding the shifted point and codeword adds two u each; both compared scores err.
+    slack = 2 * (dim + 6) * np.finfo(work).eps / 2 * np.sqrt(2 * half_norms[:n_codewords].max(), dtype=np.float64)
+    _nearest.nearest(
+        _frozen(points.astype(work, copy=False)), codebook, shift, scores_by, half_norms, slack, codes, sq_dists
+    )
+    return codes, sq_dists
+
+
+def accumulate(values, codes, n_codewords, sample_weight=None):
+    """Sum of the values (n_codewords, dim) or (n_codewords,), and number or weight (n_codewords,), per cell."""
+    rows = values.reshape(len(values), -1)
+    weights = np.ones(1, np.int64) if sample_weight is None else sample_weight
+    # The slabs depend on the sizes alone, never on the threads, and their tables stay smaller than the points.
+    n_slabs = int(np.clip(len(rows) // (4 * n_codewords), 1, 16))
+    sums, mass = _accumulate(_frozen(rows), _frozen(codes), n_codewords, _frozen(weights), n_slabs)
+    return sums.reshape((n_codewords,) + values.shape[1:]), mass
+
+
+class Ordered(NamedTuple):
+    """Sorted points under a tree of moments: mass, mean and squared error about the mean of 64, 128, 256 ... points.
+
+    Means are kept relative to the median point, so that they lose no digits far from the origin.
+    """
+
+    values: np.ndarray
+    weights: np.ndarray
+    center: float
+    starts: np.ndarray
+    mass: np.ndarray
+    means: np.ndarray
+    sq_errors: np.ndarray
+
+
+def sort(points, sample_weight=None):
+    """One-dimensional points ascending, with a tree of moments over them: O(n log n) once, n / 32 nodes."""
+    if sample_weight is None:
+        values, weights = np.sort(points).astype(np.float64, copy=False), np.ones(1, np.int64)
+    else:
+        order = np.argsort(points, kind="stable")
+        values, weights = points[order].astype(np.float64, copy=False), sample_weight[order]
+    sizes = [-(-len(values) // LEAF)]
+    while sizes[-1] > 1:
+        sizes.append(-(-sizes[-1] // 2))
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    center = float(values[len(values) // 2])
+    return Ordered(values, weights, center, starts, *_moment_tree(values, weights, center, starts))
+
+
+def interval_moments(ordered, edges, codebook):
+    """Mass, mean and squared error about the codeword, (n_codewords,) each, of the cells between the edges.
+
+    A cell is the union of at most 2 log2(n) nodes and 128 single points. Their squared errors are added,
+    never subtracted, so nothing cancels however narrow the cell or far the data; a step costs
+    O(n_codewords log n).
+    """
+    return _interval_moments(*ordered, edges, codebook)
+
+
+def nearer(points, codewords, sq_dists):
+    """The smaller (n,) of `sq_dists` and the squared distance to the nearest of a few codewords."""
+    columns = points.reshape(len(points), -1)
+    return _nearest.nearer(_frozen(columns), codewords.reshape(-1, columns.shape[1]), sq_dists)
+
+
+def draw(weights, uniforms):
+    """For each uniform number in [0, 1) the position at which the running sum of the weights passes that share."""
+    return _draw(_frozen(weights), np.asarray(uniforms, dtype=np.float64))
+
+
+def _frozen(array):
+    """A read-only view: numba compiles read-only and writable arrays apart, so all come as one."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _accumulate(rows, codes, n_codewords, weights, n_slabs):
+    n, dim = rows.shape
+    weighted = len(weights) == n
+    part_sums = np.zeros((n_slabs, n_codewords, dim))
+    part_mass = np.zeros((n_slabs, n_codewords), weights.dtype)
+    for slab in prange(n_slabs):
+        for i in range(slab * n // n_slabs, (slab + 1) * n // n_slabs):
+            weight = weights[i if weighted else 0]
+            part_mass[slab, codes[i]] += weight
+            for d in range(dim):
+                part_sums[slab, codes[i], d] += weight * np.float64(rows[i, d])
+    for slab in range(1, n_slabs):
+        part_sums[0] += part_sums[slab]
+        part_mass[0] += part_mass[slab]
+    return part_sums[0], part_mass[0]
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _moment_tree(values, weights, center, starts):
+    n = len(values)
+    mass, means, sq_errors = np.zeros(starts[-1], weights.dtype), np.zeros(starts[-1]), np.zeros(starts[-1])
+    for leaf in prange(starts[1]):
+        first, last = leaf * LEAF, min(leaf * LEAF + LEAF, n)
+        here, start = weights[0] * 0, values[first]
+        total = 0.0
+        for i in range(first, last):
+            weight = weights[i if len(weights) == n else 0]
+            here += weight
+            total += weight * (values[i] - start)
+        mean = start + total / here if here > 0 else start
+        for i in range(first, last):
+            sq_errors[leaf] += weights[i if len(weights) == n else 0] * (values[i] - mean) ** 2
+        mass[leaf], means[leaf] = here, (start - center) + (total / here if here > 0 else 0.0)
+    for level in range(1, len(starts) - 1):
+        below, end = starts[level - 1], starts[level]
+        for node in range(starts[level], starts[level + 1]):
+            left = below + 2 * (node - starts[level])
+            right = min(left + 1, end - 1)
+            here = mass[left] + (mass[right] if right > left else 0)
+            share = mass[right] / here if right > left and here > 0 else 0.0
+            apart = means[right] - means[left]
+            mass[node], means[node] = here, means[left] + share * apart
+            sq_errors[node] = sq_errors[left] + mass[left] * share * apart**2
+            if right > left:
+                sq_errors[node] += sq_errors[right]
+    return mass, means, sq_errors
+
+
+@njit(cache=True, nogil=True)
+def _interval_moments(values, weights, center, starts, tree_mass, tree_means, tree_sq_errors, edges, codebook):
+    n, n_codewords = len(values), len(codebook)
+    mass, means, sq_errors = np.zeros(n_codewords, weights.dtype), codebook.copy(), np.zeros(n_codewords)
+    begin = 0
+    for code in range(n_codewords):
+        end = np.searchsorted(values, edges[code], side="right") if code < n_codewords - 1 else n
+        first, last = -(-begin // LEAF), end // LEAF
+        # Sums about a centre that no step changes: the same cell gives the same bits, so a fit can come to rest.
+        here, total, sq_error, codeword = weights[0] * 0, 0.0, 0.0, codebook[code]
+        for run in range(2):
+            low, high = (begin, min(first * LEAF, end)) if run == 0 else (max(last * LEAF, min(first * LEAF, end)), end)
+            for i in range(low, high):
+                weight = weights[i if len(weights) == n else 0]
+                here += weight
+                total += weight * (values[i] - center)
+                sq_error += weight * (values[i] - codeword) ** 2
+        level = 0
+        while first < last:
+            for side in range(2):
+                node = -1
+                if side == 0 and first % 2 == 1:
+                    node, first = starts[level] + first, first + 1
+                elif side == 1 and last % 2 == 1:
+                    node, last = starts[level] + last - 1, last - 1
+                if node >= 0:
+                    here += tree_mass[node]
+                    total += tree_mass[node] * tree_means[node]
+                    sq_error += tree_sq_errors[node] + tree_mass[node] * (tree_means[node] - (codeword - center)) ** 2
+            first, last, level = first // 2, last // 2, level + 1
+        mass[code], sq_errors[code] = here, sq_error
+        if here > 0:
+            means[code] = center + total / here
+        begin = max(begin, end)
+    return mass, means, sq_errors
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _draw(weights, uniforms):
+    n, size = len(weights), 1024
+    sums = np.zeros(-(-n // size))
+    for block in prange(len(sums)):
+        for i in range(block * size, min(block * size + size, n)):
+            sums[block] += weights[i]
+    total = sums.sum()
+    drawn = np.empty(len(uniforms), np.int64)
+    for u in range(len(uniforms)):
+        left, block = uniforms[u] * total, 0
+        while block < len(sums) - 1 and left >= sums[block]:
+            left -= sums[block]
+            block += 1
+        # The last position with any weight catches what rounding leaves over.
+        for i in range(block * size, min(block * size + size, n)):
+            if weights[i] > 0:
+                drawn[u] = i
+                if left < weights[i]:
+                    break
+                left -= weights[i]
+    return drawn

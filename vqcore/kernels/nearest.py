@@ -1,0 +1,185 @@
+"""The compiled search for the nearest codeword: fast scores that screen, exact distances that decide.
+
+Minimising |x - c|^2 over c is minimising the score |c - s|^2 / 2 - (x - s)(c - s) for any shift s. Scores are
+computed with points running down the SIMD lanes: 64 points are transposed, then every codeword passes over
+them, two at a time, eight features at a time, while each lane keeps its best and its second-best score. A
+lane whose two best scores lie within the rounding bound of the score is decided by the direct form (x - c)^2
+in float64, lowest index first. So the codes are those of exact arithmetic, at any offset; only the time
+depends on how often two codewords are nearly equally far.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+LANES = 64
+# Contraction into fused multiply-adds only lowers the error that the bound allows for.
+_FAST = {"contract", "nsz"}
+
+
+@njit(parallel=True, cache=True, fastmath=_FAST, nogil=True)
+def nearest(points, codebook, shift, scores_by, half_norms, slack, codes, sq_dists):
+    """Fill codes (n,) and sq_dists (n,) for points (n, dim) and a float64 codebook (n_codewords, dim).
+
+    Args:
+        shift: (dim,) subtracted from every point.
+        scores_by: (padded n_codewords, padded dim), the negated shifted codewords in the working precision.
+        half_norms: (padded n_codewords,) half the squared norms of the shifted codewords; infinite for padding.
+        slack: relative rounding error of a score, times the largest norm of a shifted codeword.
+    """
+    n, dim = points.shape
+    n_codewords = len(codebook)
+    largest = np.sqrt(2 * np.max(half_norms[:n_codewords]))
+    for block in prange((n + LANES - 1) // LANES):
+        start = block * LANES
+        size = min(LANES, n - start)
+        lanes = np.zeros((scores_by.shape[1], LANES), scores_by.dtype)
+        norms = np.zeros(LANES)
+        even, odd = np.empty(LANES, scores_by.dtype), np.empty(LANES, scores_by.dtype)
+        best, second = np.full(LANES, np.inf, scores_by.dtype), np.full(LANES, np.inf, scores_by.dtype)
+        code = np.zeros(LANES, np.int32)
+        for lane in range(size):
+            for d in range(dim):
+                moved = points[start + lane, d] - shift[d]
+                lanes[d, lane] = moved
+                norms[lane] += moved * moved
+        if len(lanes) == 2:
+            _scan_plane(lanes, scores_by, half_norms, best, second, code)
+        else:
+            _scan(lanes, scores_by, half_norms, even, odd, best, second, code)
+        for lane in range(size):
+            x = points[start + lane]
+            nearest_code, gap = np.int64(code[lane]), np.float64(second[lane] - best[lane])
+            # Not `<=`: a NaN gap (all scores overflowed) must be decided exactly as well.
+            if n_codewords > 1 and not gap > slack * (largest + 2.01 * np.sqrt(norms[lane])):
+                nearest_code = _decide(x, codebook)
+            codes[start + lane] = nearest_code
+            sq_dists[start + lane] = _sq_dist(x, codebook[nearest_code])
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _scan(lanes, scores_by, half_norms, even, odd, best, second, codes):
+    """Keep per lane the lowest and second-lowest score and the code of the lowest; dim is 4, 8, 12 ..."""
+    dim = len(lanes)
+    for j in range(0, len(half_norms), 2):
+        k = j + 1
+        even[:] = half_norms[j]
+        odd[:] = half_norms[k]
+        d = 0
+        while d + 8 < dim:
+            a0, a1, a2, a3 = scores_by[j, d], scores_by[j, d + 1], scores_by[j, d + 2], scores_by[j, d + 3]
+            a4, a5, a6, a7 = scores_by[j, d + 4], scores_by[j, d + 5], scores_by[j, d + 6], scores_by[j, d + 7]
+            b0, b1, b2, b3 = scores_by[k, d], scores_by[k, d + 1], scores_by[k, d + 2], scores_by[k, d + 3]
+            b4, b5, b6, b7 = scores_by[k, d + 4], scores_by[k, d + 5], scores_by[k, d + 6], scores_by[k, d + 7]
+            for i in range(LANES):
+                x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
+                x4, x5, x6, x7 = lanes[d + 4, i], lanes[d + 5, i], lanes[d + 6, i], lanes[d + 7, i]
+                even[i] = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
+                odd[i] = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
+            d += 8
+        while d < dim - 4:
+            a0, a1, a2, a3 = scores_by[j, d], scores_by[j, d + 1], scores_by[j, d + 2], scores_by[j, d + 3]
+            b0, b1, b2, b3 = scores_by[k, d], scores_by[k, d + 1], scores_by[k, d + 2], scores_by[k, d + 3]
+            for i in range(LANES):
+                x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
+                even[i] = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3
+                odd[i] = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
+            d += 4
+        # The last features and the comparison share a loop, so that finished scores never leave the registers.
+        a0, a1, a2, a3 = scores_by[j, d], scores_by[j, d + 1], scores_by[j, d + 2], scores_by[j, d + 3]
+        b0, b1, b2, b3 = scores_by[k, d], scores_by[k, d + 1], scores_by[k, d + 2], scores_by[k, d + 3]
+        for i in range(LANES):
+            x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
+            score_a = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3
+            score_b = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
+            _keep(i, score_a, score_b, np.int32(j), best, second, codes)
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _scan_plane(lanes, scores_by, half_norms, best, second, codes):
+    """`_scan` for two features: a score needs no running sum."""
+    for j in range(0, len(half_norms), 2):
+        a0, a1, half_a = scores_by[j, 0], scores_by[j, 1], half_norms[j]
+        b0, b1, half_b = scores_by[j + 1, 0], scores_by[j + 1, 1], half_norms[j + 1]
+        for i in range(LANES):
+            x0, x1 = lanes[0, i], lanes[1, i]
+            _keep(i, half_a + x0 * a0 + x1 * a1, half_b + x0 * b0 + x1 * b1, np.int32(j), best, second, codes)
+
+
+@njit(inline="always", fastmath=_FAST)
+def _keep(i, score_a, score_b, j, best, second, codes):
+    """Let a lane's best and second-best score see two more; equal scores stay with the lower code."""
+    b_wins = score_b < score_a
+    low = score_b if b_wins else score_a
+    high = score_a if b_wins else score_b
+    code = np.int32(j + np.int32(1)) if b_wins else j
+    best_before = best[i]
+    wins = low < best_before
+    beaten = best_before if wins else low
+    beaten = high if high < beaten else beaten
+    second[i] = beaten if beaten < second[i] else second[i]
+    codes[i] = code if wins else codes[i]
+    best[i] = low if wins else best_before
+
+
+@njit(nogil=True)
+def _decide(x, codebook):
+    """The nearest codeword by the direct form in float64; a tie goes to the lowest index."""
+    nearest_code, lowest = 0, np.inf
+    for code in range(len(codebook)):
+        sq_dist = _sq_dist(x, codebook[code])
+        if sq_dist < lowest:
+            nearest_code, lowest = code, sq_dist
+    return nearest_code
+
+
+@njit(nogil=True)
+def _sq_dist(x, codeword):
+    """Squared distance in float64, four running sums in a fixed order."""
+    s0 = s1 = s2 = s3 = 0.0
+    dim = len(x)
+    whole = dim - dim % 4
+    for d in range(0, whole, 4):
+        e0, e1 = np.float64(x[d]) - codeword[d], np.float64(x[d + 1]) - codeword[d + 1]
+        e2, e3 = np.float64(x[d + 2]) - codeword[d + 2], np.float64(x[d + 3]) - codeword[d + 3]
+        s0 += e0 * e0
+        s1 += e1 * e1
+        s2 += e2 * e2
+        s3 += e3 * e3
+    for d in range(whole, dim):
+        e0 = np.float64(x[d]) - codeword[d]
+        s0 += e0 * e0
+    return (s0 + s1) + (s2 + s3)
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def nearest_on_line(points, ascending, index, codes, sq_dists):
+    """Fill codes (n,) and sq_dists (n,) for points (n,) by bisection in distinct ascending codewords."""
+    n_codewords = len(ascending)
+    for i in prange(len(points)):
+        x = np.float64(points[i])
+        low, high = 0, n_codewords - 1
+        while low < high:
+            middle = (low + high) >> 1
+            # Written as distances, not as a midpoint, so that the comparison is the reference's own.
+            if (x - ascending[middle]) ** 2 <= (x - ascending[middle + 1]) ** 2:
+                high = middle
+            else:
+                low = middle + 1
+        # Equally far from both: the lower index in the caller's order.
+        if low + 1 < n_codewords and (x - ascending[low]) ** 2 == (x - ascending[low + 1]) ** 2:
+            codes[i] = min(index[low], index[low + 1])
+        else:
+            codes[i] = index[low]
+        sq_dists[i] = (x - ascending[low]) ** 2
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def nearer(points, codewords, sq_dists):
+    """The smaller (n,) of sq_dists and the squared distance to the nearest of a few codewords, float64."""
+    result = np.empty(len(points))
+    for i in prange(len(points)):
+        lowest = sq_dists[i]
+        for code in range(len(codewords)):
+            lowest = min(lowest, _sq_dist(points[i], codewords[code]))
+        result[i] = lowest
+    return result
