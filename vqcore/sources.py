@@ -24,6 +24,8 @@ class Law:
     X = location + scale * Z, where Z follows `standard`, the same law in its own units.
     """
 
+    is_symmetric = False  # about its location
+
     def sample(self, n, seed=0):
         """A float64 sample (n,), always the same numbers for a seed; a numpy Generator is drawn from as it stands."""
         return self._draw(as_generator(seed), as_count(n, "n"))
@@ -107,7 +109,7 @@ class Normal(Law):
 
     mean: float = 0.0
     std: float = 1.0
-    is_log_concave = True
+    is_log_concave = is_symmetric = True
     support = (-math.inf, math.inf)
 
     def __post_init__(self):
@@ -192,7 +194,7 @@ class Laplace(Law):
 
     mean: float = 0.0
     std: float = 1.0
-    is_log_concave = True
+    is_log_concave = is_symmetric = True
     support = (-math.inf, math.inf)
 
     def __post_init__(self):
