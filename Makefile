@@ -25,7 +25,7 @@ help:
 	@echo "make install    only install, into $(VENV) (with another Python: make install PYTHON=python3.12)"
 	@echo "make stress     the slow tests"
 	@echo "make notebooks  run all notebooks from top to bottom and store what they print and draw"
-	@echo "make figures    refresh figures/ from the notebooks"
+	@echo "make figures    take figures/ out of the notebooks (after make notebooks)"
 	@echo "make check      does every array library give the same answers here? (a GPU: make check ARGS='--device cuda')"
 	@echo "make clean      remove $(VENV) and all caches"
 
@@ -43,7 +43,7 @@ stress: $(STAMP)
 notebooks: $(STAMP)
 	@$(TEST_ENV) $(PY) tests/refresh_notebooks.py $(ARGS)
 
-figures: notebooks
+figures: $(STAMP)
 	@$(PY) tests/make_figures.py
 
 check: $(STAMP)

@@ -1,0 +1,178 @@
+"""The notebooks beside nbval: their shape, other parameters, and whether nbval would notice a wrong number."""
+
+import ast
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import nbformat
+import pytest
+from make_figures import figures
+from refresh_notebooks import comparable, normalised
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LONGEST_CELL = 15
+LARGEST_IMAGE = 60_000
+MOST_PARAMETERS = 6
+# Only these cells may escape nbval's comparison: controls (their numbers are printed by the cell below) and clocks.
+MAY_OPT_OUT = {"widgets", "timing"}
+OPT_OUT = re.compile(r"nbval[-_](ignore[-_]output|skip|raises[-_]exception)|raises-exception", re.I)
+OUTPUT_WIDGETS = {"interact", "interact_manual", "interactive", "interactive_output", "Output"}
+
+# Sets of parameters beside the defaults, which nbval runs: another seed, torch, small and large. They
+# are given by notebook, and a parameter that a notebook does not have is an error.
+VARIANTS = {
+    # "00_start_here": [{"seed": 1}, {"library": "torch"}, {"n_codewords": 2}, {"n_codewords": 64}],
+}
+
+# One-line faults put into a copy of vqcore: nbval must see a changed number in the notebook that is named.
+# (notebook, module, text that occurs there once, what replaces it)
+MUTANTS = [
+    # ("02_lloyd_convergence", "lloyd.py", "...", "..."),
+]
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def tags(cell):
+    return set(cell.metadata.get("tags", []))
+
+
+def code_cells(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def literal_parameters(source):
+    """Name to value of a `parameters` cell, which must be annotated literals with a comment each."""
+    commented = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
+    found = {}
+    for node in ast.parse(source).body:
+        assert isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name), f"line {node.lineno}: write `name: type = value  # why`"
+        # papermill reads the annotation with a regular expression that knows neither `|` nor quotes nor `...`.
+        assert re.fullmatch(r"[\w.\[\], ]+", ast.unparse(node.annotation)), f"line {node.lineno}: papermill cannot read this annotation"
+        assert node.lineno == node.end_lineno and node.lineno in commented, f"line {node.lineno}: one line, with a comment"
+        found[node.target.id] = ast.literal_eval(node.value)
+    return found
+
+
+def run_pytest(arguments, cwd, **env):
+    """A pytest of its own, which knows nothing of this project's configuration."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(cwd), *map(str, arguments)]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    return subprocess.run(command, cwd=cwd, env=clean | env, capture_output=True, text=True, timeout=280)
+
+
+def nbval(notebook, cwd, **env):
+    sanitize = Path(__file__).with_name("nbval_sanitize.cfg")
+    flags = ["--nbval", "--nbval-current-env", "--nbval-cell-timeout", "60", "--nbval-sanitize-with", sanitize]
+    return run_pytest([*flags, notebook], cwd, **env)
+
+
+@every_notebook
+def test_parameters_come_first_then_the_imports(path):
+    cells = code_cells(path)
+    assert ["parameters" in tags(cell) for cell in cells] == [True] + [False] * (len(cells) - 1)
+    assert 1 <= len(literal_parameters(cells[0].source)) <= MOST_PARAMETERS
+    for number, cell in enumerate(cells):
+        body = ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M)).body
+        imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in body]
+        assert any(imports) == (number == 1), f"code cell {number}: imports belong into the second code cell, and only there"
+        stars = [n for n in body if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
+        assert not stars and "sys.path" not in cell.source and not re.search(r"^\s*[%!]\s*(pip|conda)", cell.source, re.M)
+
+
+@every_notebook
+def test_a_sentence_stands_before_every_short_cell(path):
+    cells = read(path).cells
+    assert cells[0].cell_type == "markdown" and cells[0].source.startswith("# "), "the title is the question"
+    for before, cell in zip(cells, cells[1:]):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown" and before.source.strip(), f"no sentence before: {cell.source[:60]!r}"
+            assert len(cell.source.splitlines()) <= LONGEST_CELL, f"too long: {cell.source[:60]!r}"
+
+
+@every_notebook
+def test_every_reference_is_there_to_be_compared(path):
+    notebook, cells = read(path), code_cells(path)
+    assert all(cell.source.strip() for cell in cells)
+    # nbval compares nothing where the count is missing, and says nothing about it.
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run it: make notebooks"
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5) and all(cell.get("id") for cell in notebook.cells)
+    assert comparable(notebook) == comparable(normalised(read(path))), "saved by hand: run make notebooks"
+    for cell in cells:
+        assert not any(output.output_type == "error" for output in cell.outputs), cell.source
+        assert not any(output.get("name") == "stderr" for output in cell.outputs), f"warnings in: {cell.source}"
+        if OPT_OUT.search(cell.source + " ".join(tags(cell))):
+            assert tags(cell) & MAY_OPT_OUT, f"only cells tagged {MAY_OPT_OUT} may opt out: {cell.source}"
+            assert "assert" not in cell.source, "a check must not stand where nothing is compared"
+
+
+@every_notebook
+def test_outputs_are_small_and_hold_no_address(path):
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            images = [base64.b64decode(data[kind]) for kind in ("image/png", "image/jpeg") if kind in data]
+            images += [data["image/svg+xml"].encode()] if "image/svg+xml" in data else []
+            assert all(len(image) <= LARGEST_IMAGE for image in images), [len(image) for image in images]
+            text = output.get("text", "") + data.get("text/plain", "")
+            assert not re.search(r" at 0x[0-9a-f]{6,}", text), f"an address, different each time: {text[:200]}"
+
+
+@every_notebook
+def test_explorers_can_be_run_by_papermill(path):
+    for cell in code_cells(path):
+        tree = ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M))
+        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+        names |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for alias in n.names}
+        assert not names & OUTPUT_WIDGETS, f"{names & OUTPUT_WIDGETS} hang papermill and swallow errors: use observe"
+
+
+def test_figures_are_those_of_the_notebooks():
+    for name, content in figures().items():
+        assert (ROOT / "figures" / name).read_bytes() == content, f"{name} is old: run make figures"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [(name, parameters) for name, sets in VARIANTS.items() for parameters in sets],
+    ids=lambda value: value if isinstance(value, str) else "-".join(f"{k}={v}" for k, v in value.items()),
+)
+def test_other_parameters_run_without_error(run_notebook, name, parameters):
+    done = run_notebook(ROOT / "notebooks" / f"{name}.ipynb", parameters)
+    outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert outputs and not any(output.output_type == "error" for output in outputs)
+
+
+def with_mutant(folder, module, text, replacement):
+    """A copy of vqcore in `folder` with one line changed."""
+    copy = folder / "vqcore"
+    # Compiled kernels are cached beside their source: they come along, or every mutant would compile for a minute.
+    shutil.copytree(ROOT / "vqcore", copy)
+    source = (copy / module).read_text()
+    assert source.count(text) == 1, f"{module} holds {text!r} {source.count(text)} times: the table of mutants is old"
+    (copy / module).write_text(source.replace(text, replacement))
+    if "numba" in source:
+        # Functions of other files may hold this one inlined, which their caches do not notice.
+        for cached in copy.rglob("*.nb[ic]"):
+            cached.unlink()
+
+
+@pytest.mark.parametrize(("name", "module", "text", "replacement"), MUTANTS, ids=[f"{m[1]}: {m[2]}" for m in MUTANTS])
+def test_nbval_sees_a_wrong_number(tmp_path, name, module, text, replacement):
+    with_mutant(tmp_path, module, text, replacement)
+    notebook = shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
+    run = nbval(notebook, tmp_path, PYTHONPATH=str(tmp_path))
+    assert run.returncode == 1 and "Cell outputs differ" in run.stdout, run.stdout[-3000:]
