@@ -137,8 +137,9 @@ def _lloyd(law, state):
 
 def _clvq(law, state):
     """The mean field of competitive learning: downhill by steps a / (a + n), never longer than Lloyd's."""
-    # The slowest error shrinks by about 1 - 2.4 / n_codewords^2 a step, so the decrease must wait as long.
-    patience = 4 * len(state.codebook) ** 2
+    # A step of Lloyd shrinks the slowest error by about 1 - 2.4 / n_codewords^2, and a step here less where
+    # cells of little mass lag behind: a decrease that did not wait would freeze them.
+    patience = 1000 + 4 * len(state.codebook) ** 2
     n = 0
     while True:
         rate = patience / (patience + n) / state.mass.max()
