@@ -248,7 +248,7 @@ def _draw(weights, uniforms):
         for i in range(block * size, min(block * size + size, n)):
             sums[block] += weights[i]
     total = sums.sum()
-    drawn = np.empty(len(uniforms), np.int64)
+    drawn = np.zeros(len(uniforms), np.int64)
     for u in range(len(uniforms)):
         left, block = uniforms[u] * total, 0
         while block < len(sums) - 1 and left >= sums[block]:

@@ -176,10 +176,14 @@ def nearest_on_line(points, ascending, index, codes, sq_dists):
 @njit(parallel=True, cache=True, nogil=True)
 def nearer(points, codewords, sq_dists):
     """The smaller (n,) of sq_dists and the squared distance to the nearest of a few codewords, float64."""
-    result = np.empty(len(points))
-    for i in prange(len(points)):
+    n, dim = points.shape
+    result = np.empty(n)
+    for i in prange(n):
         lowest = sq_dists[i]
         for code in range(len(codewords)):
-            lowest = min(lowest, _sq_dist(points[i], codewords[code]))
+            sq_dist = 0.0
+            for d in range(dim):
+                sq_dist += (np.float64(points[i, d]) - codewords[code, d]) ** 2
+            lowest = min(lowest, sq_dist)
         result[i] = lowest
     return result

@@ -19,7 +19,10 @@ def to_points(values, name="points", integers=False):
     if tensor.is_complex() or tensor.dtype == torch.bool or (integers and tensor.is_floating_point()):
         wanted = "integers" if integers else f"real numbers, for example {name}.double()"
         raise InputError(f"{name} has dtype {tensor.dtype}: it must be {wanted}")
-    if integers or tensor.dtype in (torch.float32, torch.float64):
+    if integers:
+        # int64, because torch reads a uint8 index as a mask.
+        return tensor.long()
+    if tensor.dtype in (torch.float32, torch.float64):
         return tensor
     if tensor.is_floating_point():
         return tensor.float()

@@ -1,0 +1,52 @@
+"""From points to codes and back: the nearest codeword, and what it costs to stand for its cell."""
+
+from vqcore import checks
+
+
+def assign(points, codebook):
+    """Code (n,) int64 and squared distance (n,) float64 of the codeword nearest to each point.
+
+    The codes are those of exact arithmetic, far from the origin too; a tie goes to the lowest index.
+
+    Args:
+        points: (n, dim), or (n,) with a codebook (n_codewords,); any float or integer type, numpy or torch.
+        codebook: (n_codewords, dim) or (n_codewords,).
+
+    Raises:
+        InputError: shapes that do not fit, values that are not finite or leave the range of squares.
+    """
+    table, points = checks.as_points(points)
+    return table.assign(points, checks.as_codebook(codebook, points))
+
+
+def encode(points, codebook):
+    """Code (n,) int64 of the codeword nearest to each point; a tie goes to the lowest index."""
+    return assign(points, codebook)[0]
+
+
+def decode(codes, codebook):
+    """The codewords (..., dim), or (...) in one dimension, that the codes stand for, of the codebook's float type.
+
+    Raises:
+        InputError: codes that are not integers in [0, n_codewords).
+    """
+    book_table, book = checks.as_points(codebook, "codebook")
+    table, codes = checks.as_codes(codes, book.shape[0])
+    if book_table is not table or str(getattr(book, "device", "")) != str(getattr(codes, "device", "")):
+        book = table.from_host(book_table.to_host(book), codes)
+    return book[codes]
+
+
+def distortion(points, codebook, sample_weight=None):
+    """Mean of the squared distance between a point and its nearest codeword, a float."""
+    table, points = checks.as_points(points)
+    codebook = checks.as_codebook(codebook, points)
+    sample_weight = checks.as_sample_weight(sample_weight, points)
+    codes, sq_dists = table.assign(points, codebook)
+    return cell_shares(table, codes, sq_dists, len(codebook), sample_weight)[1]
+
+
+def cell_shares(table, codes, sq_dists, n_codewords, sample_weight=None):
+    """Weight (n_codewords,) of every cell, and the distortion, from codes and squared distances."""
+    sq_errors, mass = table.accumulate(sq_dists, codes, n_codewords, sample_weight)
+    return mass / mass.sum(), float(sq_errors.sum() / mass.sum())
