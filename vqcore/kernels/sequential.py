@@ -77,13 +77,15 @@ def _difference(sums, start, stop, column):
 
 @numba.njit(inline="always")
 def _cell_error(sums, start, stop):
-    """Squared error of the values from `start` to before `stop` about their mean."""
+    """Squared error of the values from `start` to before `stop` about their mean, to 1e-32 of the squared range."""
+    if stop - start == 1:
+        return 0.0
     weight, weight_low = _difference(sums, start, stop, WEIGHT)
     first, first_low = _difference(sums, start, stop, FIRST)
     second, second_low = _difference(sums, start, stop, SECOND)
     # About any number near the mean the error is second - mean * (2 first - mean * weight), and the
     # rounding of the mean counts only squared; the last factor is first plus a small remainder.
-    mean = first / weight
+    mean = (first + first_low) / (weight + weight_low)
     remainder = _fma(-mean, weight, first) + (first_low - mean * weight_low)
     product, product_low = _two_product(mean, first)
     return max(0.0, (second - product) + ((second_low - product_low) - mean * (first_low + remainder)))
@@ -105,7 +107,7 @@ def cell_means(sums, cuts, pivot, scale):
     for cell in range(len(means)):
         weight, weight_low = _difference(sums, cuts[cell], cuts[cell + 1], WEIGHT)
         first, first_low = _difference(sums, cuts[cell], cuts[cell + 1], FIRST)
-        mean = first / weight
+        mean = (first + first_low) / (weight + weight_low)
         mean_low = (_fma(-mean, weight, first) + (first_low - mean * weight_low)) / weight
         high, low = _two_sum(pivot, mean / scale)
         means[cell] = high + (low + mean_low / scale)
