@@ -129,7 +129,8 @@ def test_any_cell_and_any_codeword(law, probabilities, place):
 
 
 def test_a_cell_without_mass_keeps_its_codeword():
-    for law, edges in [(Uniform(), [-2.0, -1.0, 3.0]), (Exponential(), [-2.0, -1.0, 1e4]), (Normal(), [-60.0, 50.0, 60.0])]:
+    all_edges = {Uniform(): [-2.0, -1.0, 3.0], Exponential(): [-2.0, -1.0, 1e4], Normal(): [-60.0, 50.0, 60.0]}
+    for law, edges in all_edges.items():
         codebook = np.array([-70.0, -1.5, 55.0, 70.0])
         mass, means, sq_errors = law.interval_moments(np.array(edges), codebook)
         empty = mass == 0
@@ -204,17 +205,21 @@ def test_laws_are_values():
     "build",
     [
         lambda: Normal(math.nan), lambda: Normal(std=0), lambda: Normal(std=-1), lambda: Normal(std=math.inf),
-        lambda: Normal("3"), lambda: Normal(True), lambda: Normal(None), lambda: Normal(1e200), lambda: Normal(std=1e-200),
+        lambda: Normal("3"), lambda: Normal(True), lambda: Normal(None), lambda: Normal(1e200),
+        lambda: Normal(std=1e-200),
         lambda: Uniform(1, 1), lambda: Uniform(2, 1), lambda: Uniform(0, math.inf), lambda: Laplace(std=math.nan),
         lambda: Exponential(0), lambda: Exponential(-2), lambda: LogNormal(sigma=0), lambda: LogNormal(sigma=50),
         lambda: LogNormal(mean=1e4), lambda: Normal(1j), lambda: Normal([0.0]),
-        lambda: Normal().sample(0), lambda: Normal().sample(2.5), lambda: Normal().sample(True), lambda: Normal().sample(3, seed=-1),
+        lambda: Normal().sample(0), lambda: Normal().sample(2.5), lambda: Normal().sample(True),
+        lambda: Normal().sample(3, seed=-1),
         lambda: Normal().sample(3, seed="a"), lambda: Normal().pdf("3"), lambda: Normal().cdf([0, math.nan]),
-        lambda: Normal().ppf(1.5), lambda: Normal().ppf(-0.1), lambda: Normal().ppf(math.nan), lambda: Normal().ppf(True),
+        lambda: Normal().ppf(1.5), lambda: Normal().ppf(-0.1), lambda: Normal().ppf(math.nan),
+        lambda: Normal().ppf(True),
         lambda: Normal().pdf(None), lambda: Normal().pdf([1j]), lambda: Normal().pdf([[1], [1, 2]]),
         lambda: Normal().interval_moments([0.0], [1.0]), lambda: Normal().interval_moments([1.0, 0.0], [1.0, 2.0, 3.0]),
         lambda: Normal().interval_moments([], []), lambda: Normal().interval_moments([0.0], [math.nan, 1.0]),
-        lambda: Normal().interval_moments([0.0], [-math.inf, 1.0]), lambda: Normal().interval_moments([math.nan], [0.0, 1.0]),
+        lambda: Normal().interval_moments([0.0], [-math.inf, 1.0]),
+        lambda: Normal().interval_moments([math.nan], [0.0, 1.0]),
         lambda: as_law("normal"), lambda: as_law(None), lambda: as_law(Normal), lambda: as_law(scipy.stats.norm()),
     ],
 )  # fmt: skip

@@ -19,8 +19,6 @@ from vqcore.sources import as_law
 _EPS = np.finfo(np.float64).eps
 # Relative differences of two distortions below this are rounding.
 _ROUNDING = 16 * _EPS
-# From a companding start Newton alone may stall; a few steps of Lloyd settle the outer cells first.
-_N_LLOYD_FIRST = 8
 _LARGEST_DAMPING = 1e12
 _MOST_CODEWORDS = 10_000_000
 # All codebooks of a fit are kept up to 32 MB of them, or 100 of them: beyond, evenly spaced ones.
@@ -33,7 +31,7 @@ def fit_lloyd_max(law, n_codewords, method="newton", n_steps=None, tol=1e-14):
     Args:
         law: a law of `vqcore.sources`.
         n_codewords: number of codewords.
-        method: "newton", to machine precision in about twenty steps; or, to watch, "levenberg-marquardt"
+        method: "newton", to machine precision in about seven steps; or, to watch, "levenberg-marquardt"
             (Newton damped towards Lloyd), "lloyd" (every codeword to the mean of its cell), "clvq" (the mean
             field of competitive learning: down the gradient by decreasing steps). All start from `companding`.
         n_steps: most steps taken; by default 200 for the first two and 10,000 for the others.
@@ -71,7 +69,7 @@ def companding(law, n_codewords):
 
 
 def spectral_radius(law, codebook):
-    """Factor by which a step of Lloyd's algorithm shrinks the slowest error near this stationary codebook (n_codewords,).
+    """Factor by which a step of Lloyd shrinks the slowest error near this stationary codebook (n_codewords,).
 
     It is the largest eigenvalue of the Jacobian of the map codebook -> means of its cells, which is
     tridiagonal, not negative, and similar to a symmetric matrix.
@@ -149,15 +147,7 @@ def _clvq(law, state):
 
 
 def _newton(law, state):
-    """Newton's method after a few steps of Lloyd, shortened until it descends; damped where it would not."""
-    for step in range(_N_LLOYD_FIRST):
-        direction = _direction(law, state, 0.0)
-        promise = math.inf if direction is None else float((state.downhill * direction).sum())
-        if promise <= _ROUNDING * state.distortion:
-            break
-        following = _State.of(law, state.codebook + state.shifts)
-        yield following, promise
-        state = following
+    """Newton's method, its steps shortened until they descend, and damped towards Lloyd's where it has none."""
     while True:
         direction, damping = _direction(law, state, 0.0), 0.1
         while direction is None and damping < _LARGEST_DAMPING:
@@ -288,35 +278,37 @@ def _moved(codebook, following):
 
 
 class _Story:
-    """The states of a fit, thinned to every second one whenever they grow too many; the first and the last stay."""
+    """Codebooks and distortions of a fit, every second one dropped whenever they grow too many; both ends stay."""
 
     def __init__(self, start):
-        self.kept, self.last = [start], start
+        self.last = (start.codebook, start.distortion)
+        self.kept = [self.last]
         self.limit = max(_N_KEPT - 1, _N_VALUES_KEPT // len(start.codebook))
         self.stride, self.n_seen = 1, 0
 
     def add(self, state):
-        self.last, self.n_seen = state, self.n_seen + 1
+        self.last, self.n_seen = (state.codebook, state.distortion), self.n_seen + 1
         if self.n_seen % self.stride == 0:
-            self.kept.append(state)
+            self.kept.append(self.last)
         if len(self.kept) > self.limit:
             self.kept, self.stride = self.kept[::2], 2 * self.stride
 
-    def states(self):
-        return self.kept if self.kept[-1] is self.last else [*self.kept, self.last]
+    def columns(self):
+        """All kept codebooks, and all their distortions."""
+        whole = self.kept if self.kept[-1] is self.last else [*self.kept, self.last]
+        return tuple(zip(*whole))
 
 
 def _as_fit(law, story, n_steps, converged):
     """The story in the units of the law; the end is measured again on the codebook that is handed back."""
-    states = story.states()
-    codebooks = [law.location + law.scale * state.codebook for state in states]
+    codebooks, distortions = story.columns()
+    codebooks = tuple(law.location + law.scale * codebook for codebook in codebooks)
     if not (np.diff(codebooks[-1]) > 0).all():
         raise InputError(
             f"law={law} with n_codewords={len(codebooks[-1])}: so close together, so far from zero, codewords "
             "are the same in float64; shift the law towards zero or ask for fewer"
         )
     end = _State.of(law, codebooks[-1])
-    distortions = [law.scale**2 * state.distortion for state in states[:-1]] + [end.distortion]
     certificate = Certificate(
         gradient_norm=float(np.abs(2 * end.downhill).max()) / math.sqrt(law.variance),
         definite=_is_definite(law, end),
@@ -327,8 +319,8 @@ def _as_fit(law, story, n_steps, converged):
         codes=None,
         weights=end.mass,
         distortion=end.distortion,
-        codebooks=tuple(codebooks),
-        distortions=tuple(distortions),
+        codebooks=codebooks,
+        distortions=(*(law.scale**2 * distortion for distortion in distortions[:-1]), end.distortion),
         n_steps=n_steps,
         converged=converged,
         n_repairs=(0,) * n_steps,

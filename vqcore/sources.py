@@ -46,7 +46,10 @@ class Law:
         return _like_input(self._from_standard(self._ppf(_as_probabilities(p))))
 
     def companding_ppf(self, p):
-        """The same for the density proportional to pdf^(1/3), where optimal codewords are equally likely (Panter, Dite 1951)."""
+        """As `ppf` for the density proportional to pdf^(1/3): there, many optimal codewords are equally likely.
+
+        Source: Panter and Dite 1951.
+        """
         return _like_input(self._from_standard(self._companding_ppf(_as_probabilities(p))))
 
     def interval_moments(self, edges, codebook):
@@ -65,7 +68,10 @@ class Law:
         return mass, codebook + shifts, sq_errors
 
     def cell_moments(self, edges, codebook):
-        """As `interval_moments`, without its door, and with means - codebook for the means: near an optimum it keeps digits."""
+        """As `interval_moments`, with means - codebook in place of the means, and without a door.
+
+        Near an optimum the difference is small, and here it has all its digits.
+        """
         lows, highs, cell, panel_width = _cut(edges, self._panels)
         sums = np.zeros((3, len(codebook)))
         narrow = highs - lows < _NARROW * panel_width
@@ -319,7 +325,7 @@ class LogNormal(Law):
 def as_law(value, name="law"):
     """The law itself, or an InputError."""
     if not isinstance(value, Law):
-        raise InputError(f"{name} is a {type(value).__name__}: it must be a law such as Normal() or Laplace(mean=0, std=1)")
+        raise InputError(f"{name} is a {type(value).__name__}: it must be a law such as Normal(mean=0, std=1)")
     return value
 
 
@@ -393,7 +399,8 @@ def _as_cells(edges, codebook):
     edges, codebook = _as_reals(edges, "edges"), _as_reals(codebook, "codebook")
     if codebook.ndim != 1 or len(codebook) == 0 or edges.shape != (len(codebook) - 1,):
         raise InputError(
-            f"edges has shape {edges.shape} and codebook {codebook.shape}: they must be (n_codewords - 1,) and (n_codewords,)"
+            f"edges has shape {edges.shape} and codebook {codebook.shape}: "
+            "they must be (n_codewords - 1,) and (n_codewords,)"
         )
     if np.isinf(codebook).any():
         raise InputError("codebook holds infinity: every codeword must be finite")
