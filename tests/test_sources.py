@@ -194,6 +194,14 @@ def test_a_number_gives_a_number_and_an_array_its_shape():
     assert Normal().pdf(np.zeros((2, 3), dtype=np.float32)).shape == (2, 3)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+def test_nothing_warns_at_the_ends_of_float64(law):
+    x = np.array([-np.inf, -1.7e308, -1e300, -1e-300, 0.0, 5e-324, 1e300, 1.7e308, np.inf])
+    assert np.isfinite(law.pdf(x)).all() and (np.diff(law.cdf(x)) >= 0).all()
+    law.ppf([0.0, 5e-324, 1.0]), law.companding_ppf([0.0, 1.0])
+
+
 def test_laws_are_values():
     assert Normal() == Normal(0, 1) and hash(Normal()) == hash(Normal(0, 1)) and Normal() != Normal(1)
     assert isinstance(Normal().mean, float) and isinstance(as_law(Laplace()), Law)

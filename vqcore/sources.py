@@ -100,7 +100,9 @@ class Law:
         return density.sum(axis=1), weighted.sum(axis=1), (weighted * apart).sum(axis=1)
 
     def _to_standard(self, x):
-        return (x - self.location) / self.scale
+        # So far out every density is zero, and what is squared later does not overflow.
+        with np.errstate(over="ignore"):
+            return np.clip((x - self.location) / self.scale, -LARGEST, LARGEST)
 
     def _from_standard(self, z):
         return self.location + self.scale * z
