@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vqcore.checks import as_count, as_points, as_sample_weight
+from vqcore.coding import cell_shares
 from vqcore.errors import InputError
 from vqcore.fit import Fit
 
@@ -160,7 +161,6 @@ def _measured(table, points, codebook, sample_weight):
     codes, sq_dists = table.assign(points, codebook)
     if sample_weight is not None:
         sample_weight = sample_weight * float(_power_of_two(float(sample_weight.max())))
-    sums, mass = table.accumulate(sq_dists, codes, len(codebook), sample_weight)
-    weights, distortion = table.from_host(mass / mass.sum(), points), float(sums.sum() / mass.sum())
-    codebook = table.from_host(codebook, points)
+    weights, distortion = cell_shares(table, codes, sq_dists, len(codebook), sample_weight)
+    codebook, weights = table.from_host(codebook, points), table.from_host(weights, points)
     return Fit(codebook, codes, weights, distortion, (codebook,), (distortion,), n_steps=0, converged=True)

@@ -1,7 +1,7 @@
 """numba loops that go through their data one after another, so that no array library has a twin of them.
 
 Two algorithms: the exact one-dimensional optimum (`running_sums`, `cheapest_cells`) and competitive
-learning (`follow`, `compete`).
+learning (`compete`).
 """
 
 import numba
@@ -189,3 +189,74 @@ def _walk_back(best, n_cells):
         cuts[cell] = stop
         stop = best[stop]
     return cuts
+
+
+@numba.njit(cache=True)
+def compete(samples, batch, columns, shares, running, step):
+    """Competitive learning from samples (n, dim): the codeword nearest to each moves towards it. All in place.
+
+    Args:
+        batch: samples that find their codewords before any of them moves one.
+        columns: (dim, n_codewords), the transposed codebook; of one dimension, ascending.
+        shares: (n_codewords,) such that running[1] * shares are the running weights.
+        running: samples so far, what the shares are to be multiplied with, running distortion.
+        step: (a, b): the n-th sample draws its codeword by the share a / (a + b n) of the way.
+    """
+    scratch = np.empty(columns.shape[1])
+    codes, sq_dists = np.empty(min(batch, len(samples)), np.int64), np.empty(min(batch, len(samples)))
+    for first in range(0, len(samples), batch):
+        some = samples[first : first + batch]
+        for i in range(len(some)):
+            codes[i], sq_dists[i] = _nearest(columns, some[i], scratch)
+        for i in range(len(some)):
+            _move(some[i], codes[i], sq_dists[i], columns, shares, running, step)
+
+
+@numba.njit(inline="always")
+def _move(sample, code, sq_dist, columns, shares, running, step):
+    running[0] += 1.0
+    gain = step[0] / (step[0] + step[1] * running[0])
+    for j in range(len(sample)):
+        columns[j, code] += gain * (sample[j] - columns[j, code])
+    running[2] += gain * (sq_dist - running[2])
+    # All weights shrink by 1 - gain, which one common factor does for them all until it gets too small.
+    running[1] *= 1.0 - gain
+    if running[1] < 1e-100:
+        shares *= running[1]
+        running[1] = 1.0
+    shares[code] += gain / running[1]
+
+
+@numba.njit(inline="always")
+def _nearest(columns, sample, sq_dists):
+    """Lowest index of the nearest codeword, and its squared distance."""
+    if len(sample) == 1:
+        nearest = _nearest_on_line(columns[0], sample[0])
+        return nearest, (sample[0] - columns[0, nearest]) ** 2
+    # Codewords lie side by side, so that the processor compares several at a time.
+    sq_dists[:] = 0.0
+    for j in range(len(sample)):
+        for code in range(len(sq_dists)):
+            sq_dists[code] += (sample[j] - columns[j, code]) ** 2
+    nearest = 0
+    for code in range(1, len(sq_dists)):
+        if sq_dists[code] < sq_dists[nearest]:
+            nearest = code
+    return nearest, sq_dists[nearest]
+
+
+@numba.njit(inline="always")
+def _nearest_on_line(codebook, sample):
+    """Lowest index of the nearest of ascending codewords."""
+    above, stop = 0, len(codebook)
+    while above < stop:
+        middle = (above + stop) // 2
+        if codebook[middle] < sample:
+            above = middle + 1
+        else:
+            stop = middle
+    if above == len(codebook) or (above > 0 and (sample - codebook[above - 1]) ** 2 <= (codebook[above] - sample) ** 2):
+        above -= 1
+        while above > 0 and codebook[above - 1] == codebook[above]:
+            above -= 1
+    return above
