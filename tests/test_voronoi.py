@@ -12,6 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from vqcore import voronoi
 from vqcore.errors import InputError
 from vqcore.kernels import reference
+from vqcore.sources import Normal
 
 BOX = (-4.0, 4.0, -3.0, 3.0)
 AREA = 48.0
@@ -58,6 +59,16 @@ def test_a_repeated_codeword_of_a_law_has_an_empty_cell():
     assert_array_equal(found.edges, [0.5, 0.5, 0.5, math.inf])
     assert_array_equal(found.means[[1, 2, 4]], [0.25, 0.25, 0.75])
     assert found.distortion == pytest.approx(1 / 48)
+
+
+def test_two_cells_of_the_normal_law():
+    place = math.sqrt(2 / math.pi)
+    found = voronoi.cells(Normal(), [-place, place])
+    assert_array_equal(found.edges, [0.0])
+    assert_allclose(found.weights, [0.5, 0.5], rtol=1e-14)
+    assert_allclose(found.means, [-place, place], rtol=1e-14)
+    assert found.distortion == pytest.approx(1 - 2 / math.pi, rel=1e-13)
+    assert voronoi.cells(Normal(), [-place, -place, place]).distortion == pytest.approx(1 - 2 / math.pi, rel=1e-13)
 
 
 @settings(deadline=None)

@@ -88,7 +88,7 @@ def polygons(codebook, box):
         A list of arrays; (0, 2) where the cell misses the box or its codeword repeats an earlier one.
     """
     corners = _corners(box)
-    codebook = checks.as_table(codebook, "codebook", (None, 2)) + 0.0  # no negative zeros, which would hide a copy
+    codebook = checks.as_table(codebook, "codebook", (None, 2))
     first_copy = np.zeros(len(codebook), dtype=bool)
     first_copy[np.unique(codebook, axis=0, return_index=True)[1]] = True
     # A repeated codeword cuts nothing and owns nothing.

@@ -1,0 +1,477 @@
+"""Pictures hold the numbers they claim, are small and repeatable; explorers follow their controls."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from vqcore import view, voronoi
+from vqcore.errors import InputError
+from vqcore.kernels import reference
+from vqcore.lloyd import fit_lloyd
+from vqcore.sources import Exponential, Laplace, LogNormal, Normal, Uniform
+from vqcore.view import figures, roles
+from vqcore.view.laws import high_resolution_constant
+
+ALT = "Three codewords; the distortion is 0.25"
+
+
+@pytest.fixture(scope="module")
+def points():
+    rng = np.random.default_rng(4)
+    return np.concatenate([rng.normal(centre, 0.4, (150, 2)) for centre in ((0, 0), (2, 1), (1, -2))])
+
+
+@pytest.fixture(scope="module")
+def fit(points):
+    return fit_lloyd(points, 5, start="random", seed=2)
+
+
+def offsets(line):
+    return np.stack(line.get_data(), axis=1)
+
+
+# --- the look
+
+
+@pytest.mark.parametrize("role", roles.ROLES)
+def test_every_role_is_legible_on_white(role):
+    assert roles.contrast(roles.ROLES[role]) >= 3
+    assert len(roles.SERIES) == len(roles.SERIES_MARKERS)
+    assert min(map(roles.contrast, roles.SERIES)) >= 3
+
+
+def test_contrast_of_known_pairs():
+    assert roles.contrast("#000000") == pytest.approx(21)
+    assert roles.contrast("#FFFFFF") == pytest.approx(1)
+    assert roles.contrast("#767676") == pytest.approx(4.54, abs=0.005)  # the classic threshold grey of WCAG AA
+    assert max(map(roles.contrast, roles.FILLS)) < 3  # why these only fill
+
+
+def test_the_look_is_not_left_behind():
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    fig, ax = view.figure()
+    ax.set_title("left and bold")
+    figures.small_png(fig)
+    assert dict(mpl.rcParams) == before
+    assert ax.get_title(loc="left") == "left and bold"
+
+
+def test_importing_vqcore_imports_no_matplotlib_and_figures_no_widgets():
+    code = (
+        "import sys, vqcore, vqcore.voronoi; assert 'matplotlib' not in sys.modules;"
+        "import vqcore.view; assert not {'ipywidgets', 'anywidget', 'torch', 'matplotlib.pyplot'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- numbers behind the pictures
+
+
+def test_codewords_and_points_are_where_they_should_be(points, fit):
+    _, ax = view.figure()
+    view.draw_points(ax, points)
+    view.draw_codebook(ax, fit.codebook, codes=True)
+    dots, diamonds = ax.lines
+    assert_array_equal(offsets(dots), points)
+    assert_array_equal(offsets(diamonds), fit.codebook)
+    assert [text.get_text() for text in ax.texts] == list("01234")
+    assert_array_equal([text.xy for text in ax.texts], fit.codebook)
+
+
+def test_cells_are_edges_and_a_fill_is_a_quantity(fit):
+    box = (-2, 4, -4, 3)
+    shapes = voronoi.polygons(np.concatenate([fit.codebook, fit.codebook[:1]]), box)
+    _, ax = view.figure()
+    view.draw_cells(ax, shapes)
+    (edges,) = ax.collections
+    assert len(edges.get_facecolor()) == 0
+    for path, shape in zip(edges.get_paths(), shapes):
+        assert_array_equal(path.vertices[:-1], shape)
+    _, ax = view.figure()
+    view.draw_cells(ax, shapes, np.arange(6.0), label="weight")
+    filled, edges = ax.collections
+    assert_array_equal(filled.get_array(), np.arange(5.0))  # the copy has no cell
+    assert len(edges.get_paths()) == 5
+
+
+@pytest.mark.parametrize("n_moved", [2, 60])
+def test_a_step_leads_from_the_old_to_the_new_place(n_moved):
+    before = np.random.default_rng(0).normal(size=(n_moved + 1, 2))
+    after = before + [0.5, 0.25]
+    after[-1] = before[-1]
+    _, ax = view.figure()
+    view.draw_step(ax, before, after)
+    assert_array_equal(offsets(ax.lines[0]), before)
+    assert ax.lines[0].get_markerfacecolor() == "none"
+    if n_moved == 2:
+        assert_array_equal([text.xyann for text in ax.texts], before[:-1])
+        assert_array_equal([text.xy for text in ax.texts], after[:-1])
+    else:
+        (arrows,) = ax.collections
+        assert_array_equal(arrows.get_offsets(), before[:-1])
+        assert_allclose(np.stack([arrows.U, arrows.V], axis=1), np.tile([0.5, 0.25], (n_moved, 1)))
+
+
+def test_the_current_step_is_ringed_and_the_bound_dashed():
+    _, ax = view.figure("curve")
+    view.draw_distortions(ax, [4.0, 2.0, 1.0], step=1, log=True)
+    view.draw_bound(ax, [0, 2], 0.5, "the optimum")
+    curve, ring, bound = ax.lines
+    assert_array_equal(offsets(curve), [[0, 4], [1, 2], [2, 1]])
+    assert_array_equal(offsets(ring), [[1, 2]])
+    assert ring.get_markeredgecolor() == roles.NOW
+    assert bound.get_linestyle() == "--" and offsets(bound)[:, 1].tolist() == [0.5, 0.5]
+    assert ax.get_yscale() == "log"
+
+
+def test_an_error_is_the_segment_from_query_to_reconstruction():
+    _, ax = view.figure()
+    view.draw_error(ax, [[0.0, 0.0]], [[3.0, 4.0]])
+    assert_array_equal(ax.collections[0].get_segments(), [[[0, 0], [3, 4]]])
+
+
+def test_laws_and_lines_show_their_edges():
+    codebook = np.array([-1.0, 0.0, 2.0])
+    edges = voronoi.interior_edges(codebook)
+    _, (above, below) = view.figure("wide", nrows=2)
+    view.draw_law(above, Normal())
+    view.draw_edges(above, np.append(edges, np.inf))
+    view.draw_intervals(below, np.linspace(-2, 3, 50), edges, codebook, codes=True)
+    x, density = above.lines[0].get_data()
+    assert_allclose(density, np.exp(-(x**2) / 2) / np.sqrt(2 * np.pi))
+    for ax in (above, below):
+        assert [segment[0][0] for segment in ax.collections[0].get_segments()] == [-0.5, 1.0]
+
+
+def test_weights_are_stems():
+    _, ax = view.figure()
+    view.draw_weights(ax, [0.0, 1.0], [0.25, 0.75], times=2)
+    assert_array_equal(ax.collections[0].get_segments(), [[[0, 0], [0, 0.5]], [[1, 0], [1, 1.5]]])
+    assert [text.get_text() for text in ax.texts] == ["25.0%", "75.0%"]
+
+
+# --- show and save
+
+
+def heavy_figure():
+    fig, ax = view.figure(ncols=2)
+    ax[0].imshow(np.random.default_rng(0).random((400, 400, 3)))
+    view.draw_points(ax[1], np.random.default_rng(0).normal(size=(20_000, 2)))
+    return fig
+
+
+def plain_figure():
+    fig, ax = view.figure()
+    view.draw_points(ax, np.random.default_rng(0).normal(size=(100, 2)))
+    return fig
+
+
+@pytest.mark.parametrize("make", [plain_figure, heavy_figure])
+def test_a_shown_figure_is_a_small_picture_with_its_text(make, monkeypatch):
+    import IPython.display
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda data, **how: shown.append((data, how)))
+    fig = make()
+    view.show(fig, " " + ALT.replace("; ", ";\n  ") + "\n")
+    ((data, how),) = shown
+    assert set(data) == {"image/png", "text/plain"}  # text/html would be compared, and is not needed
+    assert data["text/plain"] == how["metadata"]["image/png"]["alt"] == ALT
+    assert how["raw"] is True
+    png = base64.b64decode(data["image/png"])
+    assert len(png) <= 60_000
+    assert Image.open(io.BytesIO(png)).width >= 0.6 * how["metadata"]["image/png"]["width"]
+    assert not plt.get_fignums()
+
+
+def test_a_pyplot_figure_is_closed(monkeypatch):
+    import IPython.display
+    import matplotlib.pyplot as plt
+
+    monkeypatch.setattr(IPython.display, "display", lambda *args, **how: None)
+    view.show(plt.figure(), ALT)
+    assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("alt", ["", "  \n", None, 3])
+def test_a_figure_without_a_description_is_refused(alt):
+    with pytest.raises(InputError, match="needs a sentence"):
+        view.show(plain_figure(), alt)
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_saved_figures_are_the_same_bytes_each_time(kind, tmp_path):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_view as t; from vqcore import view;"
+        f"view.save(t.plain_figure(), sys.argv[2], {ALT!r})"
+    )
+    paths = [tmp_path / folder / f"three.{kind}" for folder in ("here", "there")]
+    for path in paths:
+        path.parent.mkdir()
+    view.save(plain_figure(), paths[0], ALT)
+    # In another process, where strings hash differently.
+    command = [sys.executable, "-c", code, os.path.dirname(__file__), paths[1]]
+    subprocess.run(command, check=True, env=dict(os.environ, PYTHONHASHSEED="7"))
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert ALT.encode() in paths[0].read_bytes()
+
+
+def test_an_unknown_ending_is_refused(tmp_path):
+    with pytest.raises(InputError, match="ending of path"):
+        view.save(plain_figure(), tmp_path / "a.gif", ALT)
+
+
+# --- explorers
+
+
+def test_the_step_explorer_follows_its_slider(points, fit):
+    explorer = view.StepExplorer(points, fit)
+    frames = set()
+    for step, distortion in enumerate(fit.distortions):
+        explorer.controls["step"].value = step
+        frames.add(bytes(explorer.picture.value))
+        assert explorer.state == {"step": step}
+        assert f"step {step} of {len(fit.distortions) - 1}: distortion {distortion:.6g}" in explorer.summary()
+    assert len(frames) == len(fit.distortions)
+    assert all(frame.startswith(b"\x89PNG") for frame in frames)
+    explorer.set(step=1)
+    assert explorer.picture.value == explorer.frame({"step": 1})
+
+
+def test_frames_do_not_depend_on_the_way_there(points, fit):
+    there, back = view.StepExplorer(points, fit), view.StepExplorer(points, fit)
+    for step in (1, 2, 3):
+        there.set(step=step)
+    for step in (4, 3):
+        back.set(step=step)
+    assert there.picture.value == back.picture.value
+
+
+def test_the_static_twin_is_the_picture(points, fit):
+    from PIL import Image
+
+    explorer = view.StepExplorer(points, fit)
+    explorer.set(step=2)
+    frame = np.asarray(Image.open(io.BytesIO(explorer.picture.value)), dtype=float)
+    twin = figures.pixels(explorer.figure(), 125)[..., :3].astype(float)
+    assert frame.shape == twin.shape
+    assert np.abs(frame - twin).mean() < 1.5  # the ring and the diamonds may overlap in another order
+
+
+def test_controls_refuse_what_they_do_not_allow(points, fit):
+    explorer = view.StepExplorer(points, fit)
+    with pytest.raises(InputError, match="the controls are step"):
+        explorer.set(stepp=1)
+    with pytest.raises(InputError, match="nearest value"):
+        explorer.set(step=10_000)
+    assert explorer.state == {"step": 0}
+
+
+def test_a_law_explorer_shows_the_optimal_cells():
+    explorer = view.LawExplorer(Normal(), largest=8)
+    first = explorer.picture.value
+    explorer.set(n_codewords=2)
+    assert explorer.picture.value != first
+    assert "2 cells: distortion 0.36338" in explorer.summary()  # 1 - 2 / pi
+    fig = explorer.figure()
+    diamonds = [line for ax in fig.axes for line in ax.lines if line.get_marker() == "D"]
+    assert_allclose(offsets(diamonds[0])[:, 0], [-np.sqrt(2 / np.pi), np.sqrt(2 / np.pi)])
+
+
+@pytest.mark.parametrize(
+    "law, constant",
+    [
+        (Normal(), np.sqrt(3) * np.pi / 2),
+        (Uniform(0.0, 1.0), 1 / 12),
+        (Exponential(1.0), 9 / 4),
+        (Laplace(0.0, 1.0), 9 / 2),
+        (LogNormal(0.0, 1.0), np.sqrt(3) * np.pi / 2 * np.exp(2.0)),
+    ],
+)
+def test_the_limit_for_many_cells_is_known_in_closed_form(law, constant):
+    assert high_resolution_constant(law) == pytest.approx(constant, rel=1e-6)
+
+
+class Naughty(Normal):
+    def __repr__(self):
+        return "<img src=x onerror=alert(1)>"
+
+
+def test_markup_in_names_is_text(points, fit):
+    class Tags(HTMLParser):
+        seen = []
+
+        def handle_starttag(self, tag, attrs):
+            self.seen.append(tag)
+
+    for explorer in (view.LawExplorer(Naughty(), largest=2), view.StepExplorer(points, fit, name="<img src=x onerror=a>")):
+        assert "<img" in explorer.summary()
+        parser = Tags()
+        parser.feed(explorer.caption.value)
+    assert set(Tags.seen) == {"div"}
+
+
+def test_an_explorer_comes_with_its_picture_and_numbers(points, fit):
+    explorers = [
+        view.StepExplorer(points, fit),
+        view.LawExplorer(Uniform(0.0, 1.0), largest=3),
+        view.PlaneExplorer(points, fit.codebooks[0]),
+    ]
+    for explorer in explorers:
+        bundle, metadata = explorer._repr_mimebundle_()
+        assert set(bundle) == {"application/vnd.jupyter.widget-view+json", "image/png", "text/plain"}
+        assert bundle["text/plain"] == explorer.summary() == repr(explorer) == metadata["image/png"]["alt"]
+
+
+# --- codewords that are dragged
+
+
+def test_the_plane_follows_its_codebook(points, fit):
+    plane = view.PlaneExplorer(points, fit.codebooks[0], best=fit.distortion)
+    assert f"distortion {fit.distortions[0]:.6g}, best known {fit.distortion:.6g}" in plane.summary()
+    heard = []
+    plane.observe(lambda change: heard.append(change["new"]), "codebook")
+    plane.step()
+    assert_allclose(plane.codebook, fit.codebooks[1], atol=1e-12)
+    plane.codebook = [[0, 0], [0, 0]]
+    assert plane.cells.weights.tolist() == [1.0, 0.0] and "1 empty" in plane.summary()
+    assert len(heard) == 2
+    with pytest.raises(InputError, match="codebook has shape"):
+        plane.codebook = [0.0, 1.0]
+    with pytest.raises(InputError, match="show a sample"):
+        view.PlaneExplorer(np.zeros((20_001, 2)), [[0.0, 0.0]])
+
+
+def test_the_bytes_sent_to_the_browser_are_the_codebook(points):
+    from vqcore.view import plane
+
+    codebook = np.random.default_rng(0).normal(size=(3, 2))
+    sent = plane._to_browser(codebook, None)
+    assert_array_equal(np.frombuffer(sent, "<f8").reshape(-1, 2), codebook)
+    assert_array_equal(plane._from_browser(sent, None), codebook)
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PAGE = """
+<div id="el"></div><script type="module">
+{source}
+const raw = (list) => new DataView(new Float64Array(list).buffer);
+const kept = {{ points: raw({points}), codebook: raw({codebook}), box: {box}, best: null }}, heard = {{}};
+window.model = {{
+  get: (name) => kept[name], save_changes: () => {{ window.saved = (window.saved || 0) + 1; }},
+  set: (name, value) => {{ kept[name] = value; }}, on: (name, act) => {{ heard[name] = act; }}, off: () => {{}},
+}};
+window.codebook = () => Array.from(new Float64Array(kept.codebook.buffer));
+window.tell = (list) => {{ kept.codebook = raw(list); heard["change:codebook"](); }};
+window.measure = measure; window.cell = cell;
+render({{ model: window.model, el: document.getElementById("el") }});
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def page():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("no Chromium here")
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser.new_page()
+        browser.close()
+
+
+def open_plane(page, points, codebook):
+    from vqcore.view import plane
+
+    source = plane.PlaneExplorer._esm
+    source = str(getattr(source, "_str", None) or (plane.HERE / "plane.js").read_text())
+    source = source.replace("export default { render };", "").replace("export function", "function")
+    page.errors = []
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    listed = {name: json.dumps(np.ravel(values).tolist()) for name, values in [("points", points), ("codebook", codebook)]}
+    page.set_content(PAGE.format(source=source, box=json.dumps(list(view.box_around(points))), **listed))
+    page.locator("canvas.vqcore-plane").wait_for()
+    return page.locator("canvas.vqcore-plane")
+
+
+def test_the_browser_counts_what_assign_counts(page):
+    rng = np.random.default_rng(9)
+    points = np.round(rng.normal(size=(400, 2)), 1)  # full of ties
+    codebook = np.concatenate([points[:6], points[:2], [[9.0, 9.0]]])
+    canvas = open_plane(page, points, codebook)
+    codes, sq_dists = reference.assign(points, codebook)
+    found = page.evaluate(
+        "([p, c]) => { const m = measure(p, c); return [Array.from(m.counts), Array.from(m.sums), m.distortion]; }",
+        [points.ravel().tolist(), codebook.ravel().tolist()],
+    )
+    sums, counts = reference.accumulate(points, codes, len(codebook))
+    assert_array_equal(found[0], counts)
+    assert_allclose(found[1], sums.ravel(), atol=1e-12)
+    assert found[2] == pytest.approx(sq_dists.mean(), rel=1e-13)
+    assert float(canvas.get_attribute("data-distortion")) == found[2]
+    box = view.box_around(points)
+    for j, shape in enumerate(voronoi.polygons(codebook, box)):
+        drawn = page.evaluate("([b, c, j]) => cell(b, c, j)", [list(box), codebook.ravel().tolist(), j])
+        drawn = np.array(drawn).reshape(-1, 2)
+        assert voronoi.areas([drawn])[0] == pytest.approx(voronoi.areas([shape])[0], abs=1e-9)
+    assert not page.errors
+
+
+def test_codewords_move_by_mouse_keyboard_and_buttons(page, points, fit):
+    start = fit.codebooks[0]
+    canvas = open_plane(page, points, start)
+    box, size = view.box_around(points), canvas.bounding_box()
+    across = (size["width"] - 2) / (box[1] - box[0])
+
+    def at(place):
+        return size["x"] + 1 + (place[0] - box[0]) * across, size["y"] + 1 + (box[3] - place[1]) * across
+
+    def codebook():
+        return np.array(page.evaluate("codebook()")).reshape(-1, 2)
+
+    before = canvas.screenshot()
+    page.mouse.move(*at(start[3]))
+    page.mouse.down()
+    page.mouse.move(*at([1.0, -0.5]), steps=4)
+    page.mouse.up()
+    assert_allclose(codebook()[3], [1.0, -0.5], atol=2 / across)
+    assert_array_equal(np.delete(codebook(), 3, axis=0), np.delete(start, 3, axis=0))
+    assert canvas.screenshot() != before
+    assert canvas.get_attribute("data-chosen") == "3"
+
+    moved = codebook()
+    page.keyboard.press("ArrowRight")
+    assert codebook()[3, 0] == pytest.approx(moved[3, 0] + 0.02 * (box[1] - box[0]))
+    page.keyboard.press("Tab")
+    assert canvas.get_attribute("data-chosen") == "4"
+    page.keyboard.press("Shift+ArrowUp")
+    assert codebook()[4, 1] == pytest.approx(moved[4, 1] + 0.002 * (box[1] - box[0]))
+    page.keyboard.press("Tab")  # past the last codeword: on to the buttons, so the canvas is no trap
+    assert page.evaluate("document.activeElement.textContent") == "Lloyd step"
+
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="Undo").click()
+    assert_array_equal(codebook(), moved)
+    page.get_by_role("button", name="Start again").click()
+    page.get_by_role("button", name="Lloyd step").click()
+    assert_allclose(codebook(), fit.codebooks[1], atol=1e-12)
+    distortion = float(canvas.get_attribute("data-distortion"))
+    assert distortion == pytest.approx(fit.distortions[1], rel=1e-12)
+
+    page.evaluate("tell([0, 0, 1, 1])")  # from Python
+    assert float(canvas.get_attribute("data-distortion")) != distortion
+    assert f"{float(canvas.get_attribute('data-distortion')):.5g}"[:6] in page.get_by_role("status").text_content()
+    assert not page.errors

@@ -1,0 +1,36 @@
+"""Pictures: one look, one function per role, `show` for notebooks, explorers to play with."""
+
+from vqcore.view.draw import (
+    box_around,
+    draw_bound,
+    draw_cells,
+    draw_codebook,
+    draw_distortions,
+    draw_edges,
+    draw_error,
+    draw_intervals,
+    draw_law,
+    draw_now,
+    draw_plane,
+    draw_points,
+    draw_step,
+    draw_weights,
+)
+from vqcore.view.figures import figure, look, mosaic, save, show
+
+_EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "laws", "PlaneExplorer": "plane"}
+
+__all__ = [
+    "box_around", "draw_bound", "draw_cells", "draw_codebook", "draw_distortions", "draw_edges", "draw_error",
+    "draw_intervals", "draw_law", "draw_now", "draw_plane", "draw_points", "draw_step", "draw_weights",
+    "figure", "look", "mosaic", "save", "show", *_EXPLORERS,
+]  # fmt: skip
+
+
+def __getattr__(name):
+    # Explorers import the widget packages; a figure does not need them.
+    if name in _EXPLORERS:
+        from importlib import import_module
+
+        return getattr(import_module(f"vqcore.view.{_EXPLORERS[name]}"), name)
+    raise AttributeError(f"module 'vqcore.view' has no attribute {name!r}")

@@ -1,0 +1,152 @@
+"""What every explorer is: controls, a pure state, a picture drawn from it, and its numbers as a sentence.
+
+Only value widgets and `observe`: the picture is an `Image` whose bytes are replaced. A subclass says how its
+figure is made, what stays, what moves with the state, and how the state is described.
+"""
+
+import functools
+import html
+import io
+
+import ipywidgets
+import numpy as np
+from PIL import Image
+
+from vqcore.errors import InputError
+from vqcore.view import figures
+
+# A frame has more pixels than the page shows, so that it is sharp on a projector at 125 %.
+FRAME_DPI = 125
+MOST_FRAMES = 400
+
+
+class Explorer:
+    """Controls above a picture above its numbers; shown by ending a cell in it.
+
+    A subclass sets its own attributes, then calls this constructor with its controls, and defines
+
+        new_figure()                a figure and its Axes, of whatever kind it likes
+        draw_still(axes)            what no control changes
+        draw_moving(axes, state)    what they do change: artists and titles, no limits, no new Axes
+        describe(state)             one sentence with the numbers behind the picture
+
+    Attributes:
+        controls: the value widgets by name; setting `.value` from code moves the picture as a hand does.
+        widget: all of it, as one ipywidgets box.
+    """
+
+    def __init__(self, controls, also=()):
+        self.controls = dict(controls)
+        self._canvas, self._frames = None, {}
+        self.picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+        self.caption = ipywidgets.HTML()
+        row = ipywidgets.HBox([*also, *self.controls.values()], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        self.widget = ipywidgets.VBox([row, self.picture, self.caption])
+        for control in self.controls.values():
+            control.observe(self._follow, names="value")
+        self._follow()
+
+    @property
+    def state(self):
+        """The values of the controls by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def set(self, **values):
+        """Move controls by name, as a hand would; a value they do not allow is refused."""
+        for name, value in values.items():
+            if name not in self.controls:
+                raise InputError(f"{name}={value!r}: the controls are {', '.join(self.controls)}")
+            control = self.controls[name]
+            before, control.value = control.value, value
+            if control.value != value:  # a slider clips silently
+                allowed, control.value = control.value, before
+                raise InputError(f"{name}={value!r}: the nearest value that the control allows is {allowed!r}")
+
+    def summary(self):
+        """The numbers behind the picture as one stable sentence."""
+        return self.describe(self.state)
+
+    def figure(self):
+        """The static twin: the same picture as a figure for `show` or `save`."""
+        fig, axes = self.new_figure()
+        with figures.look():
+            self.draw_still(axes)
+            self.draw_moving(axes, self.state)
+        return fig
+
+    def frame(self, state):
+        """PNG bytes of the picture in a state; drawn once."""
+        key = tuple(state.items())
+        if key not in self._frames:
+            if len(self._frames) >= MOST_FRAMES:
+                del self._frames[next(iter(self._frames))]
+            self._canvas = self._canvas or _Canvas(self)
+            self._frames[key] = self._canvas.png(state)
+        return self._frames[key]
+
+    def _follow(self, change=None):
+        summary = self.summary()
+        self.picture.value = self.frame(self.state)
+        self.picture.layout.width = f"{self._canvas.width}px"
+        self.picture.tooltip = summary
+        # The numbers come from laws, names and files: text, never markup. A screen reader speaks a status.
+        self.caption.value = f'<div role="status" style="line-height:1.4">{html.escape(summary)}</div>'
+
+    def __repr__(self):
+        return self.summary()
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        """The live widget, and beside it the picture and its numbers for who sees no widgets."""
+        fig = self.figure()
+        bundle = self.widget._repr_mimebundle_() | figures.mimebundle(fig, self.summary())
+        return bundle, figures.mimedata(fig, self.summary())
+
+
+class _Canvas:
+    """A figure of which only the moving part is drawn anew: what stays is kept as pixels."""
+
+    def __init__(self, explorer):
+        self.explorer = explorer
+        fig, self.axes = explorer.new_figure()
+        with figures.look():
+            explorer.draw_still(self.axes)
+            self.fig, self.width = fig, round(fig.get_figwidth() * figures.PIXELS_PER_INCH)
+            fig.set_dpi(FRAME_DPI)
+            moving = self._add_moving(explorer.state)
+            fig.canvas.draw()  # with everything in place, once, so that the layout leaves room for it
+            fig.set_layout_engine("none")
+            self._remove(moving)
+            fig.canvas.draw()
+        self.background = fig.canvas.copy_from_bbox(fig.bbox)
+
+    def png(self, state):
+        with figures.look():
+            self.fig.canvas.restore_region(self.background)
+            moving = self._add_moving(state)
+            for artist in sorted(moving, key=lambda artist: artist.get_zorder()):
+                artist.axes.draw_artist(artist)
+            pixels = np.asarray(self.fig.canvas.buffer_rgba())
+            self._remove(moving)
+        encoded = io.BytesIO()
+        Image.fromarray(pixels).convert("RGB").save(encoded, "png", compress_level=1)
+        return encoded.getvalue()
+
+    def _add_moving(self, state):
+        """Draw a state, and the artists (titles included) that were added, each with what undoes it."""
+        still = {id(artist) for ax in self.fig.axes for artist in ax.get_children()}
+        texts = {title: title.get_text() for ax in self.fig.axes for title in _titles(ax)}
+        self.explorer.draw_moving(self.axes, state)
+        added = [artist for ax in self.fig.axes for artist in ax.get_children() if id(artist) not in still]
+        undo = {artist: artist.remove for artist in added}
+        for title, text in texts.items():
+            if title.get_text() != text:
+                undo[title] = functools.partial(title.set_text, text)
+        return undo
+
+    def _remove(self, moving):
+        for undo in moving.values():
+            undo()
+
+
+def _titles(ax):
+    return ax.title, ax._left_title, ax._right_title
