@@ -30,6 +30,7 @@ help:
 	@echo "make clean      remove $(VENV) and all caches"
 
 install: $(STAMP)
+	@echo "All is installed in $(VENV): go on with make lab, or make test"
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab notebooks/00_start_here.ipynb --ServerApp.root_dir=. $(ARGS)

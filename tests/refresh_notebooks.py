@@ -7,6 +7,7 @@ differs only in measured times (cells tagged `timing`) is not written at all.
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 import time
@@ -107,7 +108,7 @@ def main(argv=None):
         try:
             outcome = "changed" if refresh(path) else "unchanged"
         except CellExecutionError as error:
-            failed, outcome = 1, f"FAILED, left as it was\n{error}"
+            failed, outcome = 1, "FAILED, left as it was\n" + re.sub(r"\x1b\[[0-9;]*m", "", str(error))
         print(f"{path.name:32s} {time.perf_counter() - start:6.1f} s  {outcome}", flush=True)
     return failed
 
