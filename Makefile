@@ -33,7 +33,7 @@ install: $(STAMP)
 	@echo "All is installed in $(VENV): go on with make lab, or make test"
 
 lab: $(STAMP)
-	@$(PY) -m jupyterlab notebooks/00_start_here.ipynb --ServerApp.root_dir=. $(ARGS)
+	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 test: $(STAMP)
 	@$(TEST_ENV) $(PY) -m pytest -n 2 --dist loadfile $(NBVAL) $(ARGS)
