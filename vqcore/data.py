@@ -1,4 +1,4 @@
-"""Real data to quantize, as float arrays: nothing is downloaded, everything comes with an installed package or a seed."""
+"""Data to quantize, as float arrays: nothing is downloaded, all comes with an installed package or a seed."""
 
 import hashlib
 from importlib import metadata
@@ -100,7 +100,8 @@ def word_embeddings():
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != _EMBEDDINGS_SHA256:
-        raise FormatError(f"{path} has the SHA-256 digest {digest}: it must be {_EMBEDDINGS_SHA256}; install {_EMBEDDINGS} 0.1.0")
+        wanted = f"it must be {_EMBEDDINGS_SHA256}, that of {_EMBEDDINGS} 0.1.0"
+        raise FormatError(f"{path} has the SHA-256 digest {digest}: {wanted}")
     with safe_open(path, framework="np") as tensors:
         return tensors.get_tensor("embeddings.word_embeddings.weight")
 

@@ -144,9 +144,9 @@ class _Points:
             if len(np.unique(pool, axis=0)) >= n_codewords:
                 return _chosen(pool, n_codewords, start, rng)
         pool = self._rows(slice(None))
-        n_distinct = len(np.unique(pool, axis=0))
-        if n_distinct < n_codewords:
-            raise InputError(f"n_codewords={n_codewords} but only {n_distinct} distinct points: ask for at most {n_distinct}")
+        m = len(np.unique(pool, axis=0))
+        if m < n_codewords:
+            raise InputError(f"n_codewords={n_codewords} but only {m} distinct points: ask for at most {m}")
         return _chosen(pool, n_codewords, start, rng)
 
     def distortion(self, codebook):

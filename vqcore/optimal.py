@@ -54,7 +54,8 @@ def fit_optimal(points_1d, n_codewords, sample_weight=None):
     sample_weight = as_sample_weight(sample_weight, points)
     values, weights = _distinct(table.to_host(points), None if sample_weight is None else table.to_host(sample_weight))
     if n_codewords > len(values):
-        raise InputError(f"n_codewords={n_codewords} but only {len(values)} distinct points: ask for at most {len(values)}")
+        n = len(values)
+        raise InputError(f"n_codewords={n_codewords} but only {n} distinct points: ask for at most {n}")
     codebook = _optimal_codebook(values, weights, n_codewords)
     return _measured(table, points, codebook, sample_weight)
 
@@ -79,6 +80,7 @@ def _power_of_two(largest):
 
 
 def _optimal_codebook(values, weights, n_codewords):
+    """The means (n_codewords,) of the best cells of ascending values with weights."""
     from vqcore.kernels.sequential import cell_means, running_sums
 
     # Near the middle the sums are smallest; the shift and the scaling lose nothing.
