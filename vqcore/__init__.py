@@ -6,7 +6,7 @@ _HOME = {
     "assign": "coding", "encode": "coding", "decode": "coding", "distortion": "coding",
     "Normal": "sources", "Uniform": "sources", "Laplace": "sources", "Exponential": "sources", "LogNormal": "sources",
     "Cells": "voronoi", "cells": "voronoi",
-    "fit_lloyd": "lloyd", "fit_lloyd_max": "scalar", "fit_optimal": "optimal", "fit_clvq": "online",
+    "fit_lloyd": "lloyd", "fit_lloyd_max": "scalar", "fit_optimal": "optimal", "fit_clvq": "online", "OnlineFit": "online",
     "Fit": "fit", "Certificate": "fit",
     "InputError": "errors", "FormatError": "errors", "EmptyCellError": "errors",
     "data": None, "view": None,

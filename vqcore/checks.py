@@ -27,7 +27,7 @@ def as_points(values, name="points", n_dims=(1, 2)):
     points = table.to_points(values, name)
     shape = tuple(points.shape)
     if len(shape) not in n_dims:
-        allowed = " or ".join({1: "(n,)", 2: "(n, dim)"}[d] for d in n_dims)
+        allowed = " or ".join({1: "(n,)", 2: "(n, dim)", 3: "(height, width, channels)"}[d] for d in n_dims)
         raise InputError(f"{name} has shape {shape}: it must be {allowed}")
     if 0 in shape:
         raise InputError(f"{name} has shape {shape}: at least one point and one dimension are needed")

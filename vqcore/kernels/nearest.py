@@ -157,20 +157,23 @@ def nearest_on_line(points, ascending, index, codes, sq_dists):
     n_codewords = len(ascending)
     for i in prange(len(points)):
         x = np.float64(points[i])
-        low, high = 0, n_codewords - 1
+        # The first codeword that is not below the point; the answer is this one or the one before.
+        low, high = 0, n_codewords
         while low < high:
             middle = (low + high) >> 1
-            # Written as distances, not as a midpoint, so that the comparison is the reference's own.
-            if (x - ascending[middle]) ** 2 <= (x - ascending[middle + 1]) ** 2:
-                high = middle
-            else:
+            if ascending[middle] < x:
                 low = middle + 1
-        # Equally far from both: the lower index in the caller's order.
-        if low + 1 < n_codewords and (x - ascending[low]) ** 2 == (x - ascending[low + 1]) ** 2:
-            codes[i] = min(index[low], index[low + 1])
-        else:
-            codes[i] = index[low]
-        sq_dists[i] = (x - ascending[low]) ** 2
+            else:
+                high = middle
+        at = min(low, n_codewords - 1)
+        code = index[at]
+        if 0 < low < n_codewords:
+            # Differences, not squares: those of a far point round to the same value.
+            below, above = x - ascending[low - 1], ascending[low] - x
+            if below < above or (below == above and index[low - 1] < code):
+                at, code = low - 1, index[low - 1]
+        codes[i] = code
+        sq_dists[i] = (x - ascending[at]) ** 2
 
 
 @njit(parallel=True, cache=True, nogil=True)

@@ -200,7 +200,7 @@ def _assign_block(block, exact, shift, shifted, half_norms, slack):
     largest = (2 * half_norms.max()).sqrt().double()
     bound = slack * (largest + 2.01 * moved.double().square().sum(1).sqrt())
     # A comparison with NaN is false: overflowed scores are doubtful as well.
-    doubtful = torch.nonzero(~(gap > bound)).squeeze(1)
+    doubtful = torch.nonzero((gap > bound).logical_not()).squeeze(1)
     codes[doubtful] = _decide(block[doubtful].double(), exact)
     return codes
 
@@ -218,21 +218,18 @@ def _decide(block, exact):
 
 
 def _assign_on_line(points, codebook):
-    """One dimension: bisection among the midpoints of the distinct ascending codewords, then one look beside."""
+    """One dimension: the codewords on either side of a point, found by bisection, then the nearer of the two."""
     ascending, index = np.unique(codebook, return_index=True)
     ascending, index = from_host(ascending, points), from_host(index, points)
-    values = points.double()
-    low = torch.searchsorted((ascending[1:] + ascending[:-1]) / 2, values)
-    lowest = (values - ascending[low]).square()
-    # A rounded midpoint can be off by one bit: the neighbours' distances decide, and ties take the lower index.
-    codes = index[low]
-    for beside in (low - 1, low + 1):
-        beside = beside.clamp(0, len(ascending) - 1)
-        sq_dists = (values - ascending[beside]).square()
-        closer = (sq_dists < lowest) | ((sq_dists == lowest) & (index[beside] < codes))
-        codes = torch.where(closer, index[beside], codes)
-        lowest = torch.minimum(lowest, sq_dists)
-    return codes, lowest
+    values, last = points.double(), len(ascending) - 1
+    above = torch.searchsorted(ascending, values)
+    below = (above - 1).clamp(min=0)
+    above = above.clamp(max=last)
+    # Differences, not squares: those of a far point round to the same value. Outside, both sides are one codeword.
+    to_below, to_above = (values - ascending[below]).abs(), (ascending[above] - values).abs()
+    lower = (to_below < to_above) | ((to_below == to_above) & (index[below] < index[above]))
+    at = torch.where(lower, below, above)
+    return index[at], (values - ascending[at]).square()
 
 
 def _unit_roundoff(points):

@@ -1,0 +1,258 @@
+"""Every kernel table equals the readable reference; the reference equals exact arithmetic and SciPy."""
+
+import os
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from libraries import LIBRARIES, to_library
+from scipy.spatial.distance import cdist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+from vqcore.kernels import compiled, conformance, reference, table_for, tensors
+
+CASES = conformance.cases()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("library", ["reference"] + LIBRARIES)
+def test_table_equals_the_reference(library, case):
+    if library == "reference":
+        table, way_in = reference, lambda array: array
+    else:
+        table, way_in = table_for(to_library(np.zeros(1), library)), lambda array: to_library(array, library)
+    assert conformance.faults(table, case, way_in) == []
+
+
+def test_conformance_sees_a_wrong_table():
+    class Wrong:
+        """The compiled table, but ties go to the highest index and a weight is lost."""
+
+        def __getattr__(self, name):
+            return getattr(compiled, name)
+
+        def assign(self, points, codebook):
+            codes, sq_dists = compiled.assign(points, codebook[::-1].copy())
+            return len(codebook) - 1 - codes, sq_dists
+
+        def accumulate(self, values, codes, n_codewords, sample_weight=None):
+            sums, mass = compiled.accumulate(values, codes, n_codewords, sample_weight)
+            return sums, mass * (np.arange(n_codewords) > 0)
+
+    found = [sentence for case in CASES for sentence in conformance.faults(Wrong(), case)]
+    assert any("codes differ" in sentence for sentence in found)
+    assert any("accumulate: counts" in sentence for sentence in found)
+
+
+def test_reference_is_exact_arithmetic():
+    rng = np.random.default_rng(0)
+    points, codebook = rng.integers(-4, 5, (60, 3)) / 4, rng.integers(-4, 5, (11, 3)) / 8
+    codes, sq_dists = reference.assign(points, codebook)
+    for point, code, sq_dist in zip(points, codes, sq_dists):
+        exact = [sum((Fraction(a) - Fraction(b)) ** 2 for a, b in zip(point, codeword)) for codeword in codebook]
+        assert code == exact.index(min(exact))
+        assert sq_dist == float(min(exact))
+
+
+def test_reference_equals_scipy():
+    rng = np.random.default_rng(1)
+    points, codebook = rng.standard_normal((300, 7)), rng.standard_normal((20, 7))
+    codes, sq_dists = reference.assign(points, codebook)
+    apart = cdist(points, codebook, "sqeuclidean")
+    np.testing.assert_array_equal(codes, apart.argmin(axis=1))
+    np.testing.assert_allclose(sq_dists, apart.min(axis=1), rtol=1e-12)
+
+
+# Coarse values make ties and duplicates common.
+_values = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e3, 1e3, width=32))
+
+
+@st.composite
+def _problems(draw):
+    dim, n, k = draw(st.integers(1, 5)), draw(st.integers(1, 70)), draw(st.integers(1, 9))
+    dtype = draw(st.sampled_from([np.float32, np.float64]))
+    points = draw(hnp.arrays(dtype, (n, dim), elements=_values))
+    codebook = draw(hnp.arrays(np.float64, (k, dim), elements=_values))
+    return conformance.Case("drawn", points, codebook)
+
+
+@given(_problems())
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_table_equals_the_reference_on_drawn_problems(library, case):
+    table = table_for(to_library(np.zeros(1), library))
+    assert conformance.faults(table, case, lambda array: to_library(array, library)) == []
+
+
+@given(st.data())
+def test_intervals_of_any_ascending_codebook(data):
+    values = data.draw(hnp.arrays(np.float64, st.integers(1, 200), elements=_values))
+    codebook = np.sort(data.draw(hnp.arrays(np.float64, st.integers(1, 12), elements=_values)))
+    edges = (codebook[1:] + codebook[:-1]) / 2
+    want = reference.interval_moments(reference.sort(values), edges, codebook)
+    for table, way_in in ((compiled, np.asarray), (tensors, torch.from_numpy)):
+        got = table.interval_moments(table.sort(way_in(values)), edges, codebook)
+        np.testing.assert_array_equal(got[0], want[0])
+        np.testing.assert_allclose(got[1], want[1], rtol=1e-12, atol=1e-9)
+        np.testing.assert_allclose(got[2], want[2], rtol=1e-12, atol=1e-9)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("dim", [2, 16, 128])
+@pytest.mark.parametrize("offset", [0.0, 1e2, 1e3, 1e5, 1e6, "two blobs"])
+def test_far_from_the_origin(library, dim, offset):
+    """No peer that expands the square does this: at 1e6 they misplace 99 % of float32 points."""
+    rng = np.random.default_rng(2)
+    centers = np.where(np.arange(2000) % 2, 1e6, -1e6)[:, None] if offset == "two blobs" else offset
+    points = (rng.standard_normal((2000, dim)) + centers).astype(np.float32)
+    codebook = points[:64].astype(np.float64) + rng.standard_normal((64, dim)) / 8
+    codes = compiled.assign(points, codebook)[0] if library == "numpy" else None
+    if codes is None:
+        codes = tensors.to_host(tensors.assign(to_library(points, library), codebook)[0])
+    apart = cdist(points.astype(np.float64), codebook, "sqeuclidean")
+    chosen = apart[np.arange(2000), codes]
+    assert (chosen > apart.min(axis=1) * (1 + 1e-12)).sum() == 0
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_any_batch_gives_the_same_bits(library, dtype):
+    rng = np.random.default_rng(3)
+    points, codebook = (rng.standard_normal((700, 10)) + 1e4).astype(dtype), rng.standard_normal((50, 10)) + 1e4
+    table, theirs = table_for(to_library(points, library)), to_library(points, library)
+    codes, sq_dists = (table.to_host(array) for array in table.assign(theirs, codebook))
+    for size in (1, 7, 64, 333):
+        for start in range(0, 700, size):
+            part = table.assign(theirs[start : start + size], codebook)
+            np.testing.assert_array_equal(table.to_host(part[0]), codes[start : start + size])
+            np.testing.assert_array_equal(table.to_host(part[1]), sq_dists[start : start + size])
+
+
+def test_counts_beyond_two_to_the_24():
+    """float32 counters stop at 2**24: faiss and float32 k-means miss this mean by a quarter."""
+    points = np.concatenate([np.zeros(2**24, np.float32), np.ones(4_000_000, np.float32)])
+    codes = np.zeros(len(points), np.int64)
+    sums, counts = compiled.accumulate(points, codes, 1)
+    assert counts[0] == 2**24 + 4_000_000 and sums[0] == 4_000_000
+
+
+def test_sums_keep_the_digits_of_many_far_points():
+    points = np.full((300_000, 1), 1e6 + 1 / 16, np.float32)
+    for table, theirs in ((compiled, points), (tensors, torch.from_numpy(points))):
+        sums, counts = table.accumulate(theirs, table.assign(theirs, points[:1].astype(float))[0], 1)
+        np.testing.assert_allclose(sums[0, 0] / counts[0], float(points[0, 0]), rtol=1e-14)
+
+
+_BITS = """
+import hashlib, numpy as np, torch
+from vqcore.kernels import compiled, tensors
+torch.set_num_threads({threads})
+rng = np.random.default_rng(0)
+points, codebook = rng.standard_normal((30_000, 9)).astype(np.float32), rng.standard_normal((40, 9))
+digest = hashlib.sha256()
+for table, theirs in ((compiled, points), (tensors, torch.from_numpy(points))):
+    codes, sq_dists = table.assign(theirs, codebook)
+    first = theirs[:, 0]
+    drawn = table.draw(sq_dists, rng.random(9))
+    edges = (codebook[1:] + codebook[:-1]) / 2
+    book = np.sort(codebook[:, 0])
+    moments = table.interval_moments(table.sort(first), book[:-1] + np.diff(book) / 2, book)
+    for array in (codes, sq_dists, *table.accumulate(theirs, codes, 40), drawn, *moments):
+        digest.update(np.ascontiguousarray(np.asarray(array)).tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_threads_change_no_bit():
+    """The same sums in another process, with one, two and four threads."""
+    seen = set()
+    for threads in (1, 2, 4):
+        run = subprocess.run(
+            [sys.executable, "-c", _BITS.format(threads=threads)],
+            env={**os.environ, "OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        seen.add(run.stdout)
+    assert len(seen) == 1
+
+
+class _WithoutCuda(TorchFunctionMode):
+    """Four operations that torch's CPU build does not run on fake CUDA tensors, by shape, type and device alone."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.__getitem__:
+            tensor, index = args
+            parts = index if isinstance(index, tuple) else (index,)
+            assert all(part.device == tensor.device for part in parts if isinstance(part, torch.Tensor))
+            on_host = tuple(part.cpu() if isinstance(part, torch.Tensor) else part for part in parts)
+            return torch.empty_like(torch.empty(tensor.shape, dtype=tensor.dtype)[on_host], device=tensor.device)
+        if function is torch.Tensor.__setitem__:
+            tensor, index, value = args
+            assert not isinstance(value, torch.Tensor) or value.device == tensor.device
+            return None
+        if function is torch.searchsorted:
+            assert args[0].device == args[1].device
+            return torch.empty_like(args[1], dtype=torch.int64)
+        if function is torch.nonzero:
+            # As if seventeen had been found.
+            return torch.empty((17, args[0].dim()), dtype=torch.int64, device=args[0].device)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """CUDA tensors without a device: shapes, types and devices are real, and any mix of devices raises."""
+
+    def leaves_the_device(array):
+        assert array.device.type == "cuda"
+        return np.zeros(tuple(array.shape), {torch.float64: np.float64, torch.int64: np.int64}[array.dtype])
+
+    def goes_to_the_device(table, like):
+        dtype = {"f": torch.float64, "i": torch.int64}[table.dtype.kind]
+        return torch.empty(table.shape, dtype=dtype, device=like.device)
+
+    monkeypatch.setattr(tensors, "to_host", leaves_the_device)
+    monkeypatch.setattr(tensors, "from_host", goes_to_the_device)
+    with FakeTensorMode(), _WithoutCuda():
+        yield
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dim", [1, 2, 40])
+def test_kernels_on_a_fake_cuda_device(fake_cuda, dtype, dim):
+    points = tensors.to_points(torch.empty((5000, dim), dtype=dtype, device="cuda"))
+    codebook = np.arange(30.0 * dim).reshape(30, dim)
+    codes, sq_dists = tensors.assign(points, codebook)
+    assert codes.shape == sq_dists.shape == (5000,)
+    assert codes.dtype == torch.int64 and sq_dists.dtype == torch.float64
+    assert codes.device.type == sq_dists.device.type == "cuda"
+    weights = torch.empty(5000, dtype=torch.float64, device="cuda")
+    for sample_weight in (None, weights):
+        sums, mass = tensors.accumulate(points, codes, 30, sample_weight)
+        assert sums.shape == (30, dim) and mass.shape == (30,)
+        ordered = tensors.sort(points[:, 0], sample_weight)
+        moments = tensors.interval_moments(ordered, np.arange(29.0), np.arange(30.0))
+        assert [table.shape for table in moments] == [(30,)] * 3
+    assert tensors.nearer(points, codebook[:2], sq_dists).device.type == "cuda"
+    assert tensors.draw(sq_dists, np.array([0.5])).device.type == "cuda"
+
+
+def test_fake_cuda_catches_a_mix_of_devices(fake_cuda):
+    points = torch.empty((50, 3), device="cuda")
+    with pytest.raises(RuntimeError, match="device"):
+        tensors.nearer(points, np.zeros((1, 3)), torch.empty(50, dtype=torch.float64))
+
+
+def test_check_is_a_command():
+    run = subprocess.run([sys.executable, "-m", "vqcore", "check", "--device", "cpu"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert f"{len(CASES)} of {len(CASES)} cases equal the reference on cpu" in run.stdout
+    if not torch.cuda.is_available():
+        run = subprocess.run([sys.executable, "-m", "vqcore", "check", "--device", "cuda"], capture_output=True, text=True)
+        assert run.returncode == 2 and "no device 'cuda'" in run.stderr

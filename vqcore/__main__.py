@@ -1,0 +1,80 @@
+"""The command line: `vqcore check` compares the kernels of this machine with the reference, and times them."""
+
+import argparse
+import sys
+import time
+
+import numpy as np
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="vqcore", description="Vector quantization: checks of this installation.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="compare every kernel with the readable reference, then time it")
+    check.add_argument("--device", default="numpy", help="numpy (default), or a torch device: cpu, cuda, cuda:1")
+    chosen = parser.parse_args(arguments)
+    return check_kernels(chosen.device)
+
+
+def check_kernels(device):
+    """Print what differs from the reference and how long the kernels take; 0 if nothing differs."""
+    from vqcore.kernels import conformance, table_for
+
+    try:
+        to_library = _to_library(device)
+        table = table_for(to_library(np.zeros(1)))
+    except (ImportError, RuntimeError, AssertionError) as error:
+        print(f"vqcore check: no device {device!r}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return 2
+    n_wrong = 0
+    found = conformance.cases()
+    for case in found:
+        wrong = conformance.faults(table, case, to_library)
+        n_wrong += bool(wrong)
+        for sentence in wrong:
+            print(f"{case.name}: {sentence}")
+    print(f"{len(found) - n_wrong} of {len(found)} cases equal the reference on {device}")
+    for name, seconds in _timings(to_library):
+        print(f"{name:48s} {1e3 * seconds:9.2f} ms")
+    return 1 if n_wrong else 0
+
+
+def _to_library(device):
+    if device == "numpy":
+        return lambda array: array
+    import torch
+
+    torch.zeros(1, device=device)
+    # Through numpy's own copy, because torch cannot hold read-only or negatively strided memory.
+    return lambda array: torch.from_numpy(np.array(array)).to(device)
+
+
+def _timings(to_library):
+    """Median seconds of `assign` and of a Lloyd step, after a warm-up, the device waited for."""
+    from vqcore.coding import assign
+    from vqcore.lloyd import fit_lloyd
+
+    rng = np.random.default_rng(0)
+    for n, dim, n_codewords in [(500_000, 2, 64), (200_000, 32, 256), (20_000, 384, 512)]:
+        points = rng.standard_normal((n, dim)).astype(np.float32)
+        codebook, theirs = points[:n_codewords].astype(np.float64), to_library(points)
+        yield f"assign {n:,} x {dim}, {n_codewords} codewords", _median(lambda: assign(theirs, codebook)[0].max())
+    theirs = to_library(rng.standard_normal(1_000_000))
+    start = np.linspace(-3, 3, 100)
+    for n_steps in (0, 100):
+        run = lambda: fit_lloyd(theirs, 100, start=start, n_steps=n_steps)  # noqa: E731
+        yield f"fit_lloyd 1,000,000 on a line, 100 codewords, {n_steps} steps", _median(run)
+
+
+def _median(run, n_repeats=5):
+    seconds = []
+    for _ in range(n_repeats + 1):
+        begun = time.perf_counter()
+        # Converting the result to a string makes the host wait for a device.
+        str(run())
+        seconds.append(time.perf_counter() - begun)
+    return float(np.median(seconds[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
