@@ -20,7 +20,8 @@ AREA = 48.0
 # Few distinct values on a coarse grid: full of duplicates, collinear codewords, lattice ties and codewords outside.
 GRID = st.integers(-6, 6).map(float)
 codebooks = st.integers(1, 12).flatmap(lambda k: arrays(np.float64, (k, 2), elements=GRID))
-spread = st.integers(1, 30).flatmap(lambda k: arrays(np.float64, (k, 2), elements=st.floats(-8, 8).map(lambda x: round(x, 9))))
+ANYWHERE = st.floats(-8, 8).map(lambda x: round(x, 9))
+spread = st.integers(1, 30).flatmap(lambda k: arrays(np.float64, (k, 2), elements=ANYWHERE))
 
 
 class UniformLaw:

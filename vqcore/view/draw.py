@@ -35,11 +35,13 @@ def draw_points(ax, points, size=None):
 def draw_codebook(ax, codebook, codes=False, size=9):
     """Codewords as vermillion diamonds with a white edge, each with its code beside it if asked."""
     x, y = _coordinates(codebook)
-    ax.plot(x, y, "D", color=roles.CODEWORD, markersize=size, markeredgecolor="white", markeredgewidth=1.2, zorder=5)
+    ax.plot(x, y, "D", color=roles.CODEWORD, markersize=size, markeredgecolor="white", markeredgewidth=1.2,
+            zorder=5)  # fmt: skip
     if codes:
         for code, place in enumerate(zip(x, y)):
             ax.annotate(str(code), place, xytext=(0.62 * size, 0.62 * size), textcoords="offset points", fontsize=10,
-                        fontweight="bold", color=roles.CODE, path_effects=HALO, zorder=6, annotation_clip=True, clip_on=True)  # fmt: skip
+                        fontweight="bold", color=roles.CODE, path_effects=HALO, zorder=6, annotation_clip=True,
+                        clip_on=True)  # fmt: skip
 
 
 def draw_cells(ax, shapes, values=None, label=None):
@@ -52,14 +54,16 @@ def draw_cells(ax, shapes, values=None, label=None):
         if label is not None:
             beside = ax.inset_axes([1.025, 0, 0.045, 1])
             ax.figure.colorbar(filled, cax=beside, label=label).outline.set_visible(False)
-    ax.add_collection(PolyCollection(closed, facecolors="none", edgecolors=roles.CELL, linewidths=1.0, zorder=2), autolim=False)
+    edges = PolyCollection(closed, facecolors="none", edgecolors=roles.CELL, linewidths=1.0, zorder=2)
+    ax.add_collection(edges, autolim=False)
 
 
 def draw_step(ax, before, after, size=9):
     """Codewords that moved: hollow diamonds where they were, and an arrow from each to its new place."""
     x, y = _coordinates(before)
     x_new, y_new = _coordinates(after)
-    ax.plot(x, y, "D", markerfacecolor="none", markeredgecolor=roles.CODEWORD, markersize=size - 2, markeredgewidth=1.1, zorder=3)
+    ax.plot(x, y, "D", markerfacecolor="none", markeredgecolor=roles.CODEWORD, markersize=size - 2,
+            markeredgewidth=1.1, zorder=3)  # fmt: skip
     moved = np.flatnonzero((x != x_new) | (y != y_new))
     if len(moved) <= SCATTER_LIMIT:
         # The head ends before the new diamond, which would hide it.
@@ -106,12 +110,13 @@ def draw_intervals(ax, points, edges, codebook, codes=False):
     draw_edges(ax, edges)
     draw_codebook(ax, codebook, codes)
     margin = 0.03 * (bounds[-1] - bounds[0])
-    ax.set(xlim=(bounds[0] - margin, bounds[-1] + margin), ylim=(-0.07 * heights.max(), 1.08 * heights.max()), yticks=[])
+    most = heights.max()
+    ax.set(xlim=(bounds[0] - margin, bounds[-1] + margin), ylim=(-0.07 * most, 1.08 * most), yticks=[])
     ax.spines["left"].set_visible(False)
 
 
 def draw_weights(ax, codebook, weights, times=1):
-    """The weight of each cell, a number of times, as a stem over its codeword; besides in percent where there is room."""
+    """The weight of each cell, a number of times, as a stem over its codeword; in percent where there is room."""
     codebook, heights = np.asarray(codebook), times * np.asarray(weights)
     stems = [[(x, 0), (x, height)] for x, height in zip(codebook, heights)]
     ax.add_collection(LineCollection(stems, colors=roles.CELL, linewidths=2, zorder=2), autolim=False)
@@ -151,7 +156,8 @@ def draw_bound(ax, x, y, label=None):
         falls = y[-1] < y[0]
         at, offset = (len(x) // 3, (-6, -2)) if falls else (len(x) - 1, (-2, 4))
         ax.annotate(label, (x[at], y[at]), xytext=offset, textcoords="offset points", ha="right",
-                    va="top" if falls else "bottom", fontsize=9.5, color="#5F5F5F", path_effects=HALO, zorder=7)  # fmt: skip
+                    va="top" if falls else "bottom", fontsize=9.5, color="#5F5F5F", path_effects=HALO,
+                    zorder=7)  # fmt: skip
 
 
 def draw_error(ax, points, points_hat):
@@ -160,7 +166,8 @@ def draw_error(ax, points, points_hat):
     x_hat, y_hat = _coordinates(points_hat)
     segments = np.stack([np.stack([x, y], axis=1), np.stack([x_hat, y_hat], axis=1)], axis=1)
     ax.add_collection(LineCollection(segments, colors=roles.ERROR, linewidths=1.3, zorder=4), autolim=False)
-    ax.plot(x_hat, y_hat, "o", markerfacecolor="none", markeredgecolor=roles.RECONSTRUCTION, markersize=14, markeredgewidth=1.8, zorder=6)
+    ax.plot(x_hat, y_hat, "o", markerfacecolor="none", markeredgecolor=roles.RECONSTRUCTION, markersize=14,
+            markeredgewidth=1.8, zorder=6)  # fmt: skip
     ax.plot(x, y, "*", color=roles.QUERY, markersize=11, markeredgecolor="white", markeredgewidth=0.6, zorder=7)
 
 

@@ -53,7 +53,8 @@ function render({ model, el }) {
   const make = (tag, parent, props) => parent.appendChild(Object.assign(document.createElement(tag), props));
   const sheet = () => { const c = make("canvas", el, { width: width * sharp, height: height * sharp }); c.remove(); return c; };
   const canvas = make("canvas", el, { className: "vqcore-plane", width: width * sharp, height: height * sharp, tabIndex: 0 });
-  canvas.style.cssText = `width:${width}px;height:${height}px;touch-action:none;cursor:grab;border:1px solid #bbb;display:block`;
+  canvas.style.cssText = `width:${width}px;height:${height}px;touch-action:none;cursor:grab;display:block;`
+    + "border:1px solid #bbb";
   canvas.setAttribute("role", "application");
   canvas.dataset.lmSuppressShortcuts = "true"; // the arrow keys are ours, not JupyterLab's
   const row = make("div", el, {}), words = make("div", el, {});
@@ -62,7 +63,10 @@ function render({ model, el }) {
   words.setAttribute("role", "status");
   const ctx = canvas.getContext("2d"), dots = sheet(), ink = dots.getContext("2d");
   ink.scale(sharp, sharp); ink.fillStyle = "#777777";
-  for (let i = 0; i < points.length; i += 2) { const [x, y] = px(points[i], points[i + 1]); ink.fillRect(x - 0.9, y - 0.9, 1.8, 1.8); }
+  for (let i = 0; i < points.length; i += 2) {
+    const [x, y] = px(points[i], points[i + 1]);
+    ink.fillRect(x - 0.9, y - 0.9, 1.8, 1.8);
+  }
 
   function draw() {
     const k = book.length / 2, found = measure(points, book), most = Math.max(...found.errors, Number.MIN_VALUE);
@@ -78,17 +82,18 @@ function render({ model, el }) {
     ctx.font = "bold 13px sans-serif";
     for (let j = 0; j < k; j++) {
       const [x, y] = px(book[2 * j], book[2 * j + 1]), r = j === chosen ? 9 : 7;
-      ctx.beginPath(); ctx.moveTo(x, y - r); ctx.lineTo(x + r, y); ctx.lineTo(x, y + r); ctx.lineTo(x - r, y); ctx.closePath();
-      ctx.fillStyle = "#D55E00"; ctx.fill(); ctx.lineWidth = 1.6; ctx.strokeStyle = "#fff"; ctx.stroke();
+      ctx.beginPath();
+      for (const [dx, dy] of [[0, -r], [r, 0], [0, r], [-r, 0]]) ctx.lineTo(x + dx, y + dy);
+      ctx.closePath(); ctx.fillStyle = "#D55E00"; ctx.fill(); ctx.lineWidth = 1.6; ctx.strokeStyle = "#fff"; ctx.stroke();
       if (j === chosen) { ctx.beginPath(); ctx.arc(x, y, 14, 0, 7); ctx.lineWidth = 2; ctx.strokeStyle = "#000"; ctx.stroke(); }
-      ctx.lineWidth = 3; ctx.strokeStyle = "#fff"; ctx.strokeText(j, x + 10, y - 10); ctx.fillStyle = "#000"; ctx.fillText(j, x + 10, y - 10);
+      ctx.lineWidth = 3; ctx.strokeStyle = "#fff"; ctx.strokeText(j, x + 10, y - 10);
+      ctx.fillStyle = "#000"; ctx.fillText(j, x + 10, y - 10);
     }
     const best = model.get("best"), weight = found.counts[chosen] / (points.length / 2);
     words.textContent = `distortion ${found.distortion.toPrecision(5)}` + (best ? ` (best known ${best.toPrecision(5)})` : "")
       + `; codeword ${chosen} speaks for ${(100 * weight).toFixed(1)} % of the points. Fill: share of the distortion, yellow most.`;
     canvas.setAttribute("aria-label", `Plane with ${k} codewords. ${words.textContent} Tab chooses, arrow keys move.`);
     Object.assign(canvas.dataset, { distortion: found.distortion, chosen });
-    return found;
   }
   const tell = () => { model.set("codebook", new DataView(book.slice().buffer)); model.save_changes(); };
   const remember = () => { past.push(book.slice()); if (past.length > 200) past.shift(); };
@@ -97,7 +102,10 @@ function render({ model, el }) {
     book[2 * chosen] = Math.min(Math.max(x, box[0]), box[1]); book[2 * chosen + 1] = Math.min(Math.max(y, box[2]), box[3]);
     draw(); tell();
   };
-  const where = (e) => { const r = canvas.getBoundingClientRect(); return [box[0] + (e.clientX - r.left - 1) / scale, box[3] - (e.clientY - r.top - 1) / scale]; };
+  const where = (e) => {
+    const r = canvas.getBoundingClientRect(); // within its border of one pixel
+    return [box[0] + (e.clientX - r.left - 1) / scale, box[3] - (e.clientY - r.top - 1) / scale];
+  };
 
   canvas.onpointerdown = (e) => {
     const [x, y] = where(e), gap = (j) => Math.hypot(book[2 * j] - x, book[2 * j + 1] - y);
@@ -116,11 +124,20 @@ function render({ model, el }) {
     else return;
     e.preventDefault(); e.stopPropagation();
   };
-  const button = (text, act) => { const b = make("button", row, { textContent: text, className: "jupyter-button", onclick: act }); b.style.width = "auto"; };
-  button("Lloyd step", () => { const f = draw(); change(book.map((v, i) => (f.counts[i >> 1] ? f.sums[i] / f.counts[i >> 1] : v))); });
+  const button = (text, act) => {
+    make("button", row, { textContent: text, className: "jupyter-button", onclick: act }).style.width = "auto";
+  };
+  button("Lloyd step", () => { // an empty cell keeps its codeword
+    const { counts, sums } = measure(points, book);
+    change(book.map((value, i) => (counts[i >> 1] ? sums[i] / counts[i >> 1] : value)));
+  });
   button("Undo", () => { if (past.length) { book = past.pop(); draw(); tell(); } });
   button("Start again", () => change(start.slice()));
-  const follow = () => { const told = floats(model.get("codebook")); if (!dragging) { book = told; chosen = Math.min(chosen, book.length / 2 - 1); draw(); } };
+  const follow = () => {
+    if (dragging) return; // the hand is ahead of what comes back
+    book = floats(model.get("codebook")); chosen = Math.min(chosen, book.length / 2 - 1);
+    draw();
+  };
   model.on("change:codebook", follow);
   draw();
   return () => model.off("change:codebook", follow);
