@@ -124,6 +124,7 @@ def test_conda_takes_only_conda_forge_and_installs_the_package():
 def test_package_is_installed_and_not_found_by_luck(tmp_path):
     where = "import vqcore, pathlib; print(pathlib.Path(vqcore.__file__).resolve().parent)"
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    run = subprocess.run([sys.executable, "-c", where], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", where]
+    run = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
     assert run.stdout.strip() == str(ROOT / "vqcore"), run.stderr
     assert metadata.version("vqcore") == PROJECT["version"]

@@ -55,22 +55,23 @@ def code_cells(path):
 
 def literal_parameters(source):
     """Name to value of a `parameters` cell, which must be annotated literals with a comment each."""
-    commented = {t.start[0] for t in tokenize.generate_tokens(io.StringIO(source).readline) if t.type == tokenize.COMMENT}
-    found = {}
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    commented, found = {token.start[0] for token in tokens if token.type == tokenize.COMMENT}, {}
     for node in ast.parse(source).body:
-        assert isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name), f"line {node.lineno}: write `name: type = value  # why`"
+        line = f"line {node.lineno}"
+        assert isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name), f"{line}: `name: type = value  # why`"
         # papermill reads the annotation with a regular expression that knows neither `|` nor quotes nor `...`.
-        assert re.fullmatch(r"[\w.\[\], ]+", ast.unparse(node.annotation)), f"line {node.lineno}: papermill cannot read this annotation"
-        assert node.lineno == node.end_lineno and node.lineno in commented, f"line {node.lineno}: one line, with a comment"
+        assert re.fullmatch(r"[\w.\[\], ]+", ast.unparse(node.annotation)), f"{line}: papermill cannot read this annotation"
+        assert node.lineno == node.end_lineno and node.lineno in commented, f"{line}: one line, with a comment"
         found[node.target.id] = ast.literal_eval(node.value)
     return found
 
 
 def run_pytest(arguments, cwd, **env):
     """A pytest of its own, which knows nothing of this project's configuration."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(cwd), *map(str, arguments)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(cwd)]
     clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    return subprocess.run(command, cwd=cwd, env=clean | env, capture_output=True, text=True, timeout=280)
+    return subprocess.run([*command, *map(str, arguments)], cwd=cwd, env=clean | env, capture_output=True, text=True, timeout=280)
 
 
 def nbval(notebook, cwd, **env):
@@ -87,9 +88,9 @@ def test_parameters_come_first_then_the_imports(path):
     for number, cell in enumerate(cells):
         body = ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M)).body
         imports = [isinstance(node, (ast.Import, ast.ImportFrom)) for node in body]
-        assert any(imports) == (number == 1), f"code cell {number}: imports belong into the second code cell, and only there"
+        assert any(imports) == (number == 1), f"code cell {number}: imports stand in the second, and only there"
         stars = [n for n in body if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
-        assert not stars and "sys.path" not in cell.source and not re.search(r"^\s*[%!]\s*(pip|conda)", cell.source, re.M)
+        assert not stars and not re.search(r"sys\.path|^\s*[%!]\s*(pip|conda)", cell.source, re.M)
 
 
 @every_notebook
@@ -135,8 +136,9 @@ def test_outputs_are_small_and_hold_no_address(path):
 def test_explorers_can_be_run_by_papermill(path):
     for cell in code_cells(path):
         tree = ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M))
-        names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)} | {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-        names |= {alias.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for alias in n.names}
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        names |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
         assert not names & OUTPUT_WIDGETS, f"{names & OUTPUT_WIDGETS} hang papermill and swallow errors: use observe"
 
 
