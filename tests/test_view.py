@@ -274,6 +274,18 @@ def test_the_static_twin_is_the_picture(points, fit):
     assert np.abs(frame - twin).mean() < 1.5  # the ring and the diamonds may overlap in another order
 
 
+def test_the_picture_of_a_step_is_of_that_step(points, fit):
+    explorer = view.StepExplorer(points, fit)
+    explorer.set(step=2)
+    plane, curve = explorer.figure().axes
+    diamonds = [line for line in plane.lines if line.get_marker() == "D"]
+    assert_array_equal([offsets(line) for line in diamonds], [fit.codebooks[1], fit.codebooks[2]])
+    assert_array_equal(offsets(curve.lines[-1]), [[2, fit.distortions[2]]])
+    shapes = voronoi.polygons(fit.codebooks[2], explorer.box)
+    for path, shape in zip(plane.collections[0].get_paths(), shapes):
+        assert_array_equal(path.vertices[:-1], shape)
+
+
 def test_controls_refuse_what_they_do_not_allow(points, fit):
     explorer = view.StepExplorer(points, fit)
     with pytest.raises(InputError, match="the controls are step"):
@@ -400,7 +412,8 @@ def page():
 def open_plane(page, points, codebook):
     from vqcore.view import plane
 
-    source = (plane.HERE / "plane.js").read_text().replace("export default { render };", "").replace("export function", "function")
+    source = (plane.HERE / "plane.js").read_text().replace("export default { render };", "")
+    source = source.replace("export function", "function")
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     points, codebook, box = (json.dumps(np.ravel(a).tolist()) for a in (points, codebook, view.box_around(points)))
