@@ -11,7 +11,7 @@ import torch
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.feature_extraction.image import extract_patches_2d
 
-from vqcore import data
+from vqcore import data, kernels
 from vqcore.errors import FormatError, InputError
 
 
@@ -101,6 +101,50 @@ def test_blobs_are_the_same_for_a_seed_and_touch_no_global_generator():
 def test_bad_input_is_refused_in_a_sentence(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "<i8", "u1", "?", ">f8"])
+def test_an_array_goes_to_a_library_and_keeps_values_shape_and_type(dtype):
+    array = np.arange(12).reshape(3, 4)[:, ::-1].astype(dtype)
+    array.setflags(write=False)
+    assert data.to_library(array, "numpy") is array
+    tensor = data.to_library(array, "torch")
+    assert isinstance(tensor, torch.Tensor) and tensor.device.type == "cpu"
+    assert tensor.numpy().dtype == np.dtype(dtype).newbyteorder("=")
+    np.testing.assert_array_equal(tensor.numpy(), array)
+    if dtype != ">f8":
+        # The tensor is the caller's own: writing into it must not reach the array.
+        tensor[0] = 0
+        assert array[0].any()
+
+
+def test_an_array_goes_to_cuda_or_the_caller_is_told():
+    array = np.eye(2)
+    if torch.cuda.is_available():
+        assert data.to_library(array, "torch:cuda").device.type == "cuda"
+    else:
+        with pytest.raises(InputError, match="library='torch:cuda': torch cannot"):
+            data.to_library(array, "torch:cuda")
+
+
+@pytest.mark.parametrize("library", ["cupy", "torch:cuda:7", None, "Torch"])
+def test_another_library_is_refused(library):
+    with pytest.raises(InputError, match="library=.*'numpy', 'torch', 'torch:cuda'"):
+        data.to_library(np.eye(2), library)
+
+
+@pytest.mark.parametrize("array", [["a", "b"], np.array([1j]), [{}], np.zeros(2, np.longdouble)])
+def test_only_numbers_go_to_a_library(array):
+    with pytest.raises(InputError, match="dtype"):
+        data.to_library(array, "torch")
+
+
+def test_a_missing_torch_is_named_with_its_command(monkeypatch):
+    monkeypatch.delattr(kernels, "tensors", raising=False)
+    monkeypatch.setitem(sys.modules, "vqcore.kernels.tensors", None)
+    assert data.to_library(np.eye(2), "numpy").shape == (2, 2)
+    with pytest.raises(ImportError, match="pip install torch"):
+        data.to_library(np.eye(2), "torch")
 
 
 @pytest.mark.parametrize("function", [data.digits, data.photograph])

