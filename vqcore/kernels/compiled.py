@@ -73,7 +73,8 @@ def assign(points, codebook):
     shift = shift.astype(work)
     moved = codebook - shift
     n_codewords, dim = codebook.shape
-    scores_by = np.zeros((n_codewords + n_codewords % 2, 2 if dim <= 2 else -(-dim // 4) * 4), work)
+    padded = 2 if dim <= 2 else 4 if dim <= 4 else -(-dim // 8) * 8
+    scores_by = np.zeros((n_codewords + n_codewords % 2, padded), work)
     scores_by[:n_codewords, :dim] = -moved
     half_norms = np.full(len(scores_by), np.inf, work)
     half_norms[:n_codewords] = (moved**2).sum(axis=1) / 2

@@ -1,7 +1,7 @@
 """The compiled search for the nearest codeword: fast scores that screen, exact distances that decide.
 
 Minimising |x - c|^2 over c is minimising the score |c - s|^2 / 2 - (x - s)(c - s) for any shift s. Scores are
-computed with points running down the SIMD lanes: 64 points are transposed, then every codeword passes over
+computed with points running down the SIMD lanes: 128 points are transposed, then every codeword passes over
 them, two at a time, eight features at a time, while each lane keeps its best and its second-best score. A
 lane whose two best scores lie within the rounding bound of the score is decided by the direct form (x - c)^2
 in float64, lowest index first. So the codes are those of exact arithmetic, at any offset; only the time
@@ -11,7 +11,7 @@ depends on how often two codewords are nearly equally far.
 import numpy as np
 from numba import njit, prange
 
-LANES = 64
+LANES = 128
 # Contraction into fused multiply-adds only lowers the error that the bound allows for.
 _FAST = {"contract", "nsz"}
 
@@ -33,70 +33,79 @@ def nearest(points, codebook, shift, scores_by, half_norms, slack, codes, sq_dis
         start = block * LANES
         size = min(LANES, n - start)
         lanes = np.zeros((scores_by.shape[1], LANES), scores_by.dtype)
-        norms = np.zeros(LANES)
-        even, odd = np.empty(LANES, scores_by.dtype), np.empty(LANES, scores_by.dtype)
-        best, second = np.full(LANES, np.inf, scores_by.dtype), np.full(LANES, np.inf, scores_by.dtype)
-        code = np.zeros(LANES, np.int32)
-        for lane in range(size):
+        for i in range(size):
             for d in range(dim):
-                moved = points[start + lane, d] - shift[d]
-                lanes[d, lane] = moved
-                norms[lane] += moved * moved
+                lanes[d, i] = points[start + i, d] - shift[d]
+        norms = np.zeros(LANES, scores_by.dtype)
+        for d in range(dim):
+            for i in range(LANES):
+                norms[i] += lanes[d, i] * lanes[d, i]
+        best, second = np.full(LANES, np.inf, scores_by.dtype), np.full(LANES, np.inf, scores_by.dtype)
+        lane_codes = np.zeros(LANES, np.int32)
         if len(lanes) == 2:
-            _scan_plane(lanes, scores_by, half_norms, best, second, code)
+            _scan_two(lanes, scores_by, half_norms, best, second, lane_codes)
+        elif len(lanes) == 4:
+            _scan_four(lanes, scores_by, half_norms, best, second, lane_codes)
         else:
-            _scan(lanes, scores_by, half_norms, even, odd, best, second, code)
-        for lane in range(size):
-            x = points[start + lane]
-            nearest_code, gap = np.int64(code[lane]), np.float64(second[lane] - best[lane])
+            _scan(lanes, scores_by, half_norms, best, second, lane_codes)
+        for i in range(size):
+            code, gap = np.int64(lane_codes[i]), np.float64(second[i] - best[i])
             # Not `<=`: a NaN gap (all scores overflowed) must be decided exactly as well.
-            if n_codewords > 1 and not gap > slack * (largest + 2.01 * np.sqrt(norms[lane])):
-                nearest_code = _decide(x, codebook)
-            codes[start + lane] = nearest_code
-            sq_dists[start + lane] = _sq_dist(x, codebook[nearest_code])
+            if n_codewords > 1 and not gap > slack * (largest + 2.02 * np.sqrt(np.float64(norms[i]))):
+                code = _decide(points, start + i, codebook)
+            codes[start + i] = code
+            sq_dists[start + i] = _sq_dist(points, start + i, codebook, code)
 
 
 @njit(fastmath=_FAST, nogil=True)
-def _scan(lanes, scores_by, half_norms, even, odd, best, second, codes):
-    """Keep per lane the lowest and second-lowest score and the code of the lowest; dim is 4, 8, 12 ..."""
+def _scan(lanes, scores_by, half_norms, best, second, codes):
+    """Keep per lane the lowest and second-lowest score and the code of the lowest; dim is 8, 16, 24 ..."""
     dim = len(lanes)
+    even, odd = np.empty(LANES, lanes.dtype), np.empty(LANES, lanes.dtype)
     for j in range(0, len(half_norms), 2):
         k = j + 1
-        even[:] = half_norms[j]
-        odd[:] = half_norms[k]
-        d = 0
-        while d + 8 < dim:
+        half_a, half_b = half_norms[j], half_norms[k]
+        for i in range(LANES):
+            even[i] = half_a
+            odd[i] = half_b
+        for d in range(0, dim, 8):
             a0, a1, a2, a3 = scores_by[j, d], scores_by[j, d + 1], scores_by[j, d + 2], scores_by[j, d + 3]
             a4, a5, a6, a7 = scores_by[j, d + 4], scores_by[j, d + 5], scores_by[j, d + 6], scores_by[j, d + 7]
             b0, b1, b2, b3 = scores_by[k, d], scores_by[k, d + 1], scores_by[k, d + 2], scores_by[k, d + 3]
             b4, b5, b6, b7 = scores_by[k, d + 4], scores_by[k, d + 5], scores_by[k, d + 6], scores_by[k, d + 7]
-            for i in range(LANES):
-                x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
-                x4, x5, x6, x7 = lanes[d + 4, i], lanes[d + 5, i], lanes[d + 6, i], lanes[d + 7, i]
-                even[i] = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
-                odd[i] = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
-            d += 8
-        while d < dim - 4:
-            a0, a1, a2, a3 = scores_by[j, d], scores_by[j, d + 1], scores_by[j, d + 2], scores_by[j, d + 3]
-            b0, b1, b2, b3 = scores_by[k, d], scores_by[k, d + 1], scores_by[k, d + 2], scores_by[k, d + 3]
-            for i in range(LANES):
-                x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
-                even[i] = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3
-                odd[i] = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
-            d += 4
-        # The last features and the comparison share a loop, so that finished scores never leave the registers.
-        a0, a1, a2, a3 = scores_by[j, d], scores_by[j, d + 1], scores_by[j, d + 2], scores_by[j, d + 3]
-        b0, b1, b2, b3 = scores_by[k, d], scores_by[k, d + 1], scores_by[k, d + 2], scores_by[k, d + 3]
+            if d + 8 < dim:
+                for i in range(LANES):
+                    x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
+                    x4, x5, x6, x7 = lanes[d + 4, i], lanes[d + 5, i], lanes[d + 6, i], lanes[d + 7, i]
+                    even[i] = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
+                    odd[i] = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
+            else:
+                # The last features and the comparison share a loop: finished scores never leave the registers.
+                for i in range(LANES):
+                    x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
+                    x4, x5, x6, x7 = lanes[d + 4, i], lanes[d + 5, i], lanes[d + 6, i], lanes[d + 7, i]
+                    score_a = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
+                    score_b = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
+                    _keep(i, score_a, score_b, np.int32(j), best, second, codes)
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _scan_four(lanes, scores_by, half_norms, best, second, codes):
+    """`_scan` for three or four features: a score needs no running sum."""
+    for j in range(0, len(half_norms), 2):
+        a0, a1, a2, a3, half_a = scores_by[j, 0], scores_by[j, 1], scores_by[j, 2], scores_by[j, 3], half_norms[j]
+        k = j + 1
+        b0, b1, b2, b3, half_b = scores_by[k, 0], scores_by[k, 1], scores_by[k, 2], scores_by[k, 3], half_norms[k]
         for i in range(LANES):
-            x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
-            score_a = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3
-            score_b = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
+            x0, x1, x2, x3 = lanes[0, i], lanes[1, i], lanes[2, i], lanes[3, i]
+            score_a = half_a + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3
+            score_b = half_b + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
             _keep(i, score_a, score_b, np.int32(j), best, second, codes)
 
 
 @njit(fastmath=_FAST, nogil=True)
-def _scan_plane(lanes, scores_by, half_norms, best, second, codes):
-    """`_scan` for two features: a score needs no running sum."""
+def _scan_two(lanes, scores_by, half_norms, best, second, codes):
+    """`_scan` for two features."""
     for j in range(0, len(half_norms), 2):
         a0, a1, half_a = scores_by[j, 0], scores_by[j, 1], half_norms[j]
         b0, b1, half_b = scores_by[j + 1, 0], scores_by[j + 1, 1], half_norms[j + 1]
@@ -122,33 +131,25 @@ def _keep(i, score_a, score_b, j, best, second, codes):
 
 
 @njit(nogil=True)
-def _decide(x, codebook):
-    """The nearest codeword by the direct form in float64; a tie goes to the lowest index."""
+def _decide(points, i, codebook):
+    """The codeword nearest to point i by the direct form in float64; a tie goes to the lowest index."""
     nearest_code, lowest = 0, np.inf
     for code in range(len(codebook)):
-        sq_dist = _sq_dist(x, codebook[code])
+        sq_dist = _sq_dist(points, i, codebook, code)
         if sq_dist < lowest:
             nearest_code, lowest = code, sq_dist
     return nearest_code
 
 
-@njit(nogil=True)
-def _sq_dist(x, codeword):
-    """Squared distance in float64, four running sums in a fixed order."""
-    s0 = s1 = s2 = s3 = 0.0
-    dim = len(x)
-    whole = dim - dim % 4
-    for d in range(0, whole, 4):
-        e0, e1 = np.float64(x[d]) - codeword[d], np.float64(x[d + 1]) - codeword[d + 1]
-        e2, e3 = np.float64(x[d + 2]) - codeword[d + 2], np.float64(x[d + 3]) - codeword[d + 3]
-        s0 += e0 * e0
-        s1 += e1 * e1
-        s2 += e2 * e2
-        s3 += e3 * e3
-    for d in range(whole, dim):
-        e0 = np.float64(x[d]) - codeword[d]
-        s0 += e0 * e0
-    return (s0 + s1) + (s2 + s3)
+# Reassociation lets the sum run in SIMD lanes; the order is fixed when the kernel is compiled.
+@njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True)
+def _sq_dist(points, i, codebook, code):
+    """Squared distance of point i from a codeword, in float64."""
+    total = 0.0
+    for d in range(points.shape[1]):
+        apart = np.float64(points[i, d]) - codebook[code, d]
+        total += apart * apart
+    return total
 
 
 @njit(parallel=True, cache=True, nogil=True)
