@@ -59,7 +59,8 @@ def fit_lloyd(
 
     state = cells.evaluate(codebook)
     story, repairs, converged = [(codebook, state.distortion)], [], False
-    label = f"Lloyd, {n_codewords} codewords, {points.shape[0]} points"
+    device = getattr(points, "device", "cpu")
+    label = f"Lloyd: {n_codewords} codewords, {points.shape[0]} points, seed {seed}, {device}"
     with progress_bar(n_steps, label, progress) as bar:
         for step in range(n_steps + 1):
             if on_step is not None:

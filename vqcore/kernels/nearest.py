@@ -12,6 +12,8 @@ import numpy as np
 from numba import njit, prange
 
 LANES = 128
+# Four rows of LANES in one array: running sums of an even and an odd codeword, best and second-best score.
+BEST, SECOND = 2, 3
 # Contraction into fused multiply-adds only lowers the error that the bound allows for.
 _FAST = {"contract", "nsz"}
 
@@ -32,22 +34,25 @@ def nearest(points, codebook, shift, scores_by, half_norms, slack, codes, sq_dis
     for block in prange((n + LANES - 1) // LANES):
         start = block * LANES
         size = min(LANES, n - start)
-        lanes = np.zeros((scores_by.shape[1], LANES), scores_by.dtype)
+        # Feature d of lane i is lanes[d * LANES + i].
+        lanes = np.zeros(scores_by.shape[1] * LANES, scores_by.dtype)
         for i in range(size):
             for d in range(dim):
-                lanes[d, i] = points[start + i, d] - shift[d]
+                lanes[d * LANES + i] = points[start + i, d] - shift[d]
         norms = np.zeros(LANES, scores_by.dtype)
         for d in range(dim):
+            feature = lanes[d * LANES : (d + 1) * LANES]
             for i in range(LANES):
-                norms[i] += lanes[d, i] * lanes[d, i]
-        best, second = np.full(LANES, np.inf, scores_by.dtype), np.full(LANES, np.inf, scores_by.dtype)
+                norms[i] += feature[i] * feature[i]
+        sums = np.full(4 * LANES, np.inf, scores_by.dtype)
         lane_codes = np.zeros(LANES, np.int32)
-        if len(lanes) == 2:
-            _scan_two(lanes, scores_by, half_norms, best, second, lane_codes)
-        elif len(lanes) == 4:
-            _scan_four(lanes, scores_by, half_norms, best, second, lane_codes)
+        if scores_by.shape[1] == 2:
+            _scan_two(lanes, scores_by, half_norms, sums, lane_codes)
+        elif scores_by.shape[1] == 4:
+            _scan_four(lanes, scores_by, half_norms, sums, lane_codes)
         else:
-            _scan(lanes, scores_by, half_norms, best, second, lane_codes)
+            _scan(lanes, scores_by, half_norms, sums, lane_codes)
+        best, second = sums[BEST * LANES :], sums[SECOND * LANES :]
         for i in range(size):
             code, gap = np.int64(lane_codes[i]), np.float64(second[i] - best[i])
             # Not `<=`: a NaN gap (all scores overflowed) must be decided exactly as well.
@@ -57,77 +62,81 @@ def nearest(points, codebook, shift, scores_by, half_norms, slack, codes, sq_dis
             sq_dists[start + i] = _sq_dist(points, start + i, codebook, code)
 
 
+# One flat array of sums and one slice of features at a time: the compiler then sees after three comparisons that
+# nothing overlaps. With an array for each it compares thirty pairs before every loop, which costs as much as the loop.
 @njit(fastmath=_FAST, nogil=True)
-def _scan(lanes, scores_by, half_norms, best, second, codes):
+def _scan(lanes, scores_by, half_norms, sums, codes):
     """Keep per lane the lowest and second-lowest score and the code of the lowest; dim is 8, 16, 24 ..."""
-    dim = len(lanes)
-    even, odd = np.empty(LANES, lanes.dtype), np.empty(LANES, lanes.dtype)
+    dim = scores_by.shape[1]
     for j in range(0, len(half_norms), 2):
         k = j + 1
         half_a, half_b = half_norms[j], half_norms[k]
         for i in range(LANES):
-            even[i] = half_a
-            odd[i] = half_b
+            sums[i] = half_a
+            sums[LANES + i] = half_b
         for d in range(0, dim, 8):
             a0, a1, a2, a3 = scores_by[j, d], scores_by[j, d + 1], scores_by[j, d + 2], scores_by[j, d + 3]
             a4, a5, a6, a7 = scores_by[j, d + 4], scores_by[j, d + 5], scores_by[j, d + 6], scores_by[j, d + 7]
             b0, b1, b2, b3 = scores_by[k, d], scores_by[k, d + 1], scores_by[k, d + 2], scores_by[k, d + 3]
             b4, b5, b6, b7 = scores_by[k, d + 4], scores_by[k, d + 5], scores_by[k, d + 6], scores_by[k, d + 7]
+            x = lanes[d * LANES : (d + 8) * LANES]
             if d + 8 < dim:
                 for i in range(LANES):
-                    x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
-                    x4, x5, x6, x7 = lanes[d + 4, i], lanes[d + 5, i], lanes[d + 6, i], lanes[d + 7, i]
-                    even[i] = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
-                    odd[i] = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
+                    x0, x1, x2, x3 = x[i], x[LANES + i], x[2 * LANES + i], x[3 * LANES + i]
+                    x4, x5, x6, x7 = x[4 * LANES + i], x[5 * LANES + i], x[6 * LANES + i], x[7 * LANES + i]
+                    even, odd = sums[i], sums[LANES + i]
+                    sums[i] = even + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
+                    sums[LANES + i] = odd + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
             else:
                 # The last features and the comparison share a loop: finished scores never leave the registers.
                 for i in range(LANES):
-                    x0, x1, x2, x3 = lanes[d, i], lanes[d + 1, i], lanes[d + 2, i], lanes[d + 3, i]
-                    x4, x5, x6, x7 = lanes[d + 4, i], lanes[d + 5, i], lanes[d + 6, i], lanes[d + 7, i]
-                    score_a = even[i] + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
-                    score_b = odd[i] + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
-                    _keep(i, score_a, score_b, np.int32(j), best, second, codes)
+                    x0, x1, x2, x3 = x[i], x[LANES + i], x[2 * LANES + i], x[3 * LANES + i]
+                    x4, x5, x6, x7 = x[4 * LANES + i], x[5 * LANES + i], x[6 * LANES + i], x[7 * LANES + i]
+                    even, odd = sums[i], sums[LANES + i]
+                    even = even + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
+                    odd = odd + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
+                    _keep(i, even, odd, np.int32(j), sums, codes)
 
 
 @njit(fastmath=_FAST, nogil=True)
-def _scan_four(lanes, scores_by, half_norms, best, second, codes):
+def _scan_four(lanes, scores_by, half_norms, sums, codes):
     """`_scan` for three or four features: a score needs no running sum."""
     for j in range(0, len(half_norms), 2):
         a0, a1, a2, a3, half_a = scores_by[j, 0], scores_by[j, 1], scores_by[j, 2], scores_by[j, 3], half_norms[j]
         k = j + 1
         b0, b1, b2, b3, half_b = scores_by[k, 0], scores_by[k, 1], scores_by[k, 2], scores_by[k, 3], half_norms[k]
         for i in range(LANES):
-            x0, x1, x2, x3 = lanes[0, i], lanes[1, i], lanes[2, i], lanes[3, i]
+            x0, x1, x2, x3 = lanes[i], lanes[LANES + i], lanes[2 * LANES + i], lanes[3 * LANES + i]
             score_a = half_a + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3
             score_b = half_b + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
-            _keep(i, score_a, score_b, np.int32(j), best, second, codes)
+            _keep(i, score_a, score_b, np.int32(j), sums, codes)
 
 
 @njit(fastmath=_FAST, nogil=True)
-def _scan_two(lanes, scores_by, half_norms, best, second, codes):
+def _scan_two(lanes, scores_by, half_norms, sums, codes):
     """`_scan` for two features."""
     for j in range(0, len(half_norms), 2):
         a0, a1, half_a = scores_by[j, 0], scores_by[j, 1], half_norms[j]
         b0, b1, half_b = scores_by[j + 1, 0], scores_by[j + 1, 1], half_norms[j + 1]
         for i in range(LANES):
-            x0, x1 = lanes[0, i], lanes[1, i]
-            _keep(i, half_a + x0 * a0 + x1 * a1, half_b + x0 * b0 + x1 * b1, np.int32(j), best, second, codes)
+            x0, x1 = lanes[i], lanes[LANES + i]
+            _keep(i, half_a + x0 * a0 + x1 * a1, half_b + x0 * b0 + x1 * b1, np.int32(j), sums, codes)
 
 
 @njit(inline="always", fastmath=_FAST)
-def _keep(i, score_a, score_b, j, best, second, codes):
+def _keep(i, score_a, score_b, j, sums, codes):
     """Let a lane's best and second-best score see two more; equal scores stay with the lower code."""
     b_wins = score_b < score_a
     low = score_b if b_wins else score_a
     high = score_a if b_wins else score_b
     code = np.int32(j + np.int32(1)) if b_wins else j
-    best_before = best[i]
-    wins = low < best_before
-    beaten = best_before if wins else low
+    best, second = sums[BEST * LANES + i], sums[SECOND * LANES + i]
+    wins = low < best
+    beaten = best if wins else low
     beaten = high if high < beaten else beaten
-    second[i] = beaten if beaten < second[i] else second[i]
+    sums[SECOND * LANES + i] = beaten if beaten < second else second
     codes[i] = code if wins else codes[i]
-    best[i] = low if wins else best_before
+    sums[BEST * LANES + i] = low if wins else best
 
 
 @njit(nogil=True)
