@@ -1,6 +1,7 @@
 """Every kernel table equals the readable reference; the reference equals exact arithmetic and SciPy."""
 
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -16,19 +17,38 @@ from scipy.spatial.distance import cdist
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
-from vqcore.kernels import compiled, conformance, reference, table_for, tensors
+from vqcore import kernels
+from vqcore.kernels import compiled, conformance, reference, shared, table_for, tensors
 
 CASES = conformance.cases()
+# Every table with a library it serves; `tensors` runs on the CPU here, and on CUDA where there is a device.
+TABLES = {
+    "reference": (reference, "numpy"),
+    "compiled": (compiled, "numpy"),
+    "shared": (shared, "torch"),
+    "tensors": (tensors, "torch"),
+} | {library: (tensors, library) for library in LIBRARIES if ":" in library}
+FAST = [name for name in TABLES if name != "reference"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@pytest.mark.parametrize("library", ["reference"] + LIBRARIES)
-def test_table_equals_the_reference(library, case):
-    if library == "reference":
-        table, way_in = reference, lambda array: array
-    else:
-        table, way_in = table_for(to_library(np.zeros(1), library)), lambda array: to_library(array, library)
-    assert conformance.faults(table, case, way_in) == []
+@pytest.mark.parametrize("name", TABLES)
+def test_table_equals_the_reference(name, case):
+    table, library = TABLES[name]
+    assert conformance.faults(table, case, lambda array: to_library(array, library)) == []
+
+
+def test_an_array_finds_its_table():
+    assert table_for(np.zeros(3)) is table_for([1.0, 2.0]) is compiled
+    assert table_for(torch.zeros(3)) is table_for(torch.nn.Parameter(torch.zeros(3))) is shared
+    assert table_for(torch.zeros(3, device="meta")) is tensors
+
+
+def test_every_table_has_the_same_ten_kernels():
+    promised = re.findall(r"^    (\w+)\(", kernels.__doc__, flags=re.M)
+    assert len(promised) == 10
+    for table, _ in TABLES.values():
+        assert all(callable(getattr(table, name)) for name in promised)
 
 
 def test_conformance_sees_a_wrong_table():
@@ -84,9 +104,9 @@ def _problems(draw):
 
 
 @given(_problems())
-@pytest.mark.parametrize("library", LIBRARIES)
-def test_table_equals_the_reference_on_drawn_problems(library, case):
-    table = table_for(to_library(np.zeros(1), library))
+@pytest.mark.parametrize("name", FAST)
+def test_table_equals_the_reference_on_drawn_problems(name, case):
+    table, library = TABLES[name]
     assert conformance.faults(table, case, lambda array: to_library(array, library)) == []
 
 
@@ -103,29 +123,29 @@ def test_intervals_of_any_ascending_codebook(data):
         np.testing.assert_allclose(got[2], want[2], rtol=1e-12, atol=1e-9)
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("dim", [2, 16, 128])
 @pytest.mark.parametrize("offset", [0.0, 1e2, 1e3, 1e5, 1e6, "two blobs"])
-def test_far_from_the_origin(library, dim, offset):
+def test_far_from_the_origin(name, dim, offset):
     """No peer that expands the square does this: at 1e6 they misplace 99 % of float32 points."""
     rng = np.random.default_rng(2)
     centers = np.where(np.arange(2000) % 2, 1e6, -1e6)[:, None] if offset == "two blobs" else offset
     points = (rng.standard_normal((2000, dim)) + centers).astype(np.float32)
     codebook = points[:64].astype(np.float64) + rng.standard_normal((64, dim)) / 8
-    codes = compiled.assign(points, codebook)[0] if library == "numpy" else None
-    if codes is None:
-        codes = tensors.to_host(tensors.assign(to_library(points, library), codebook)[0])
+    table, library = TABLES[name]
+    codes = table.to_host(table.assign(to_library(points, library), codebook)[0])
     apart = cdist(points.astype(np.float64), codebook, "sqeuclidean")
     chosen = apart[np.arange(2000), codes]
     assert (chosen > apart.min(axis=1) * (1 + 1e-12)).sum() == 0
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("name", FAST)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_any_batch_gives_the_same_bits(library, dtype):
+def test_any_batch_gives_the_same_bits(name, dtype):
     rng = np.random.default_rng(3)
     points, codebook = (rng.standard_normal((700, 10)) + 1e4).astype(dtype), rng.standard_normal((50, 10)) + 1e4
-    table, theirs = table_for(to_library(points, library)), to_library(points, library)
+    table, library = TABLES[name]
+    theirs = to_library(points, library)
     codes, sq_dists = (table.to_host(array) for array in table.assign(theirs, codebook))
     for size in (1, 7, 64, 333):
         for start in range(0, 700, size):

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,13 +15,18 @@ from scipy.spatial.distance import cdist
 from sklearn.cluster import KMeans
 
 import vqcore as vq
+from vqcore import checks
+from vqcore.kernels import table_for, tensors
 
 POLICIES = ("split", "farthest", "drop", "keep", "error")
 
 
-@pytest.fixture(params=LIBRARIES)
-def library(request):
-    return request.param
+@pytest.fixture(params=LIBRARIES + ["torch, as on a device"])
+def library(request, monkeypatch):
+    """A library; the last one sends CPU tensors through the kernels that devices run."""
+    if "as on a device" in request.param:
+        monkeypatch.setattr(checks, "table_for", lambda a: tensors if isinstance(a, torch.Tensor) else table_for(a))
+    return request.param.partition(",")[0]
 
 
 def normal(n=2000, dim=3, seed=0):
@@ -78,14 +84,14 @@ def test_the_fixed_point_equals_scikit_learn():
 
 
 @pytest.mark.parametrize("dim", [0, 1, 3])
-def test_libraries_tell_one_story(dim):
+def test_libraries_tell_one_story(library, dim):
     points = normal(5000, dim)
-    fits = [vq.fit_lloyd(to_library(points, library), 30, n_steps=40, seed=2) for library in LIBRARIES]
-    for fit in fits[1:]:
-        np.testing.assert_allclose(to_numpy(fit.codebooks[0]), to_numpy(fits[0].codebooks[0]), rtol=1e-15)
-        np.testing.assert_allclose(to_numpy(fit.codebook), to_numpy(fits[0].codebook), rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(fit.distortions, fits[0].distortions, rtol=1e-9)
-        assert fit.n_steps == fits[0].n_steps and fit.converged == fits[0].converged
+    ours = vq.fit_lloyd(points, 30, n_steps=40, seed=2)
+    theirs = vq.fit_lloyd(to_library(points, library), 30, n_steps=40, seed=2)
+    np.testing.assert_allclose(to_numpy(theirs.codebooks[0]), ours.codebooks[0], rtol=1e-15)
+    np.testing.assert_allclose(to_numpy(theirs.codebook), ours.codebook, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(theirs.distortions, ours.distortions, rtol=1e-9)
+    assert theirs.n_steps == ours.n_steps and theirs.converged == ours.converged
 
 
 def test_one_seed_one_story(library):

@@ -18,11 +18,10 @@ def main(arguments=None):
 
 def check_kernels(device):
     """Print what differs from the reference and how long the kernels take; 0 if nothing differs."""
-    from vqcore.kernels import conformance, table_for
+    from vqcore.kernels import conformance
 
     try:
-        to_library = _to_library(device)
-        table = table_for(to_library(np.zeros(1)))
+        table, to_library = _table_on(device)
     except (ImportError, RuntimeError, AssertionError) as error:
         print(f"vqcore check: no device {device!r}: {str(error).splitlines()[0]}", file=sys.stderr)
         return 2
@@ -39,14 +38,19 @@ def check_kernels(device):
     return 1 if n_wrong else 0
 
 
-def _to_library(device):
+def _table_on(device):
+    """The kernels for this device (on the CPU too the torch kernels, as a rehearsal), and the way there."""
     if device == "numpy":
-        return lambda array: array
+        from vqcore.kernels import compiled
+
+        return compiled, lambda array: array
     import torch
+
+    from vqcore.kernels import tensors
 
     torch.zeros(1, device=device)
     # Through numpy's own copy, because torch cannot hold read-only or negatively strided memory.
-    return lambda array: torch.from_numpy(np.array(array)).to(device)
+    return tensors, lambda array: torch.from_numpy(np.array(array)).to(device)
 
 
 def _timings(to_library):

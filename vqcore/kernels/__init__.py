@@ -27,6 +27,10 @@ def table_for(array):
     # The library is told by the type's module, so that torch is not imported to look at a numpy array.
     library = type(array).__module__.partition(".")[0]
     if library == "torch" or _is_tensor(array):
+        if array.device.type == "cpu":
+            from vqcore.kernels import shared
+
+            return shared
         from vqcore.kernels import tensors
 
         return tensors

@@ -1,4 +1,4 @@
-"""torch tensors, on the CPU or a CUDA device: points and codes never leave their device, tables come to the host."""
+"""torch tensors on any device: points and codes never leave it, tables come to the host."""
 
 from typing import NamedTuple
 
