@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from vqcore import checks
 from vqcore.errors import InputError
+from vqcore.view import roles
 
 # Width and height in inches of one panel; on a page an inch is 100 pixels.
 SHAPES = {"square": (4.4, 4.5), "wide": (7.6, 3.6), "curve": (4.8, 4.0), "strip": (7.6, 1.9), "small": (2.9, 3.0)}
@@ -109,17 +110,41 @@ def as_alt(alt):
 
 def small_png(fig, largest=LARGEST_PNG):
     """PNG bytes of a figure, as sharp as fits into `largest` bytes: a palette first, then fewer pixels."""
-    from PIL import Image
-
     for dpi in (160, 130, 100, 80, 60):
-        picture = Image.fromarray(pixels(fig, dpi)).convert("RGB")
-        for n_colours in (256, 64):
+        picture = pixels(fig, dpi)[..., :3]
+        for n_colours in (256, 128):
             small = io.BytesIO()
-            quantized = picture.quantize(n_colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-            quantized.save(small, "png", optimize=True)
+            with_palette(picture, n_colours).save(small, "png", optimize=True)
             if small.tell() <= largest:
                 return small.getvalue()
     return small.getvalue()
+
+
+def with_palette(picture, n_colours):
+    """An array (height, width, 3) of bytes as a Pillow image of few colours, the nearest ones for all pixels.
+
+    Half of the palette are the most frequent colours (fills and lines keep theirs exactly), then come the
+    roles, and a median cut of what is left (Heckbert 1982, "Color image quantization for frame buffer display").
+    """
+    from PIL import Image
+    from scipy.spatial import cKDTree
+
+    flat = picture.reshape(-1, 3).astype(np.int64)
+    found, code, counts = np.unique(flat @ (1 << 16, 1 << 8, 1), return_inverse=True, return_counts=True)
+    found = np.uint8(np.stack([found >> 16, found >> 8 & 255, found & 255], axis=1))
+    order = np.argsort(-counts, kind="stable")
+    named = [bytes.fromhex(role[1:]) for role in roles.ROLES.values()]
+    palette = np.concatenate([found[order[: n_colours // 2]], np.unique([list(role) for role in named], axis=0)])
+    rest = order[n_colours // 2 :]
+    if len(rest):
+        n_rest = n_colours - len(palette)
+        # Each colour once, so that rare ones count as much as frequent ones.
+        cut = Image.fromarray(np.uint8(found[rest][None])).quantize(n_rest, method=Image.Quantize.MEDIANCUT)
+        palette = np.concatenate([palette, np.array(cut.getpalette()[: 3 * n_rest]).reshape(-1, 3)])
+    nearest = cKDTree(palette).query(found)[1].astype(np.uint8)
+    image = Image.fromarray(nearest[code].reshape(picture.shape[:2]))
+    image.putpalette(np.uint8(palette).tobytes())
+    return image
 
 
 def pixels(fig, dpi=PIXELS_PER_INCH):
