@@ -1,0 +1,308 @@
+"""Product quantization: cut a vector into parts, quantize each part alone, and a few small codebooks make a huge one.
+
+Jegou, Douze and Schmid 2011, "Product quantization for nearest neighbor search"; with an optimized rotation
+Ge, He, Ke and Sun 2013, "Optimized product quantization".
+"""
+
+from importlib import import_module
+from typing import NamedTuple
+
+import numpy as np
+
+from vqcore import checks
+from vqcore.coding import cell_shares
+from vqcore.errors import InputError
+from vqcore.lloyd import STARTS, fit_lloyd
+from vqcore.progress import progress_bar
+
+METRICS = ("euclidean", "inner product")
+BLOCK_BYTES = 64 * 2**20  # of points, tables or accumulators in float64, held at a time
+
+
+class ProductQuantizer:
+    """n_codewords to the power of n_subspaces codewords, from n_subspaces codebooks of n_codewords each.
+
+    Args:
+        n_subspaces: parts of equal width that a vector is cut into; it must divide the dimension.
+        n_codewords: in each codebook, 1 to 65536; not more than there are points.
+        rotation: None; "optimized" (OPQ); or an orthonormal matrix (dim, dim) to multiply points by from the right.
+
+    Attributes:
+        codebooks: (n_subspaces, n_codewords, dim / n_subspaces), numpy float64; None before `fit`.
+        rotation: (dim, dim) numpy float64, or None: points @ rotation is what is cut into parts.
+        distortion: mean of the squared distance between a point that was fitted and its reconstruction.
+        distortions: the distortion after every step; it never rises.
+    """
+
+    def __init__(self, n_subspaces, n_codewords=256, rotation=None):
+        self.n_subspaces = checks.as_count(n_subspaces, "n_subspaces")
+        self.n_codewords = checks.as_count(n_codewords, "n_codewords", high=65536)
+        self._wanted = _as_rotation(rotation)
+        self.rotation = None if isinstance(self._wanted, str) else self._wanted
+        self.codebooks, self.distortion, self.distortions = None, None, ()
+
+    def __repr__(self):
+        fitted = "not fitted" if self.codebooks is None else f"dim {self.dim}, distortion {self.distortion:.6g}"
+        turned = ", rotated" if self._wanted is not None else ""
+        return f"ProductQuantizer({self.n_subspaces} x {self.n_codewords} codewords{turned}, {fitted})"
+
+    @property
+    def dim(self):
+        """The dimension of the points, None before `fit`."""
+        return None if self.codebooks is None else self.n_subspaces * self.codebooks.shape[2]
+
+    @property
+    def n_bits(self):
+        """Bits of the code of one subspace."""
+        return (self.n_codewords - 1).bit_length()
+
+    def fit(self, points, seed=0, *, start="random", n_steps=25, n_rotations=50, progress=None):
+        """Learn the codebooks, and the rotation if it is to be optimized, from points (n, dim); returns itself.
+
+        Args:
+            seed: of numpy's Generator, or a Generator.
+            start: "random", as other libraries start; or "k-means++", whose distortion is lower where a few points
+                lie far out. It spends codewords on those, so that fewer true neighbours may be found among the rest.
+            n_steps: steps of Lloyd's algorithm at most, in every subspace.
+            n_rotations: times that an optimized rotation is found anew; each time every codebook makes a step.
+            progress: True or False to show or hide the progress bar; by default shown in a terminal.
+
+        Raises:
+            InputError: a dimension that n_subspaces does not divide, fewer points than codewords, bad points.
+        """
+        table, points = checks.as_points(points, n_dims=(2,))
+        n, dim = points.shape
+        if dim % self.n_subspaces:
+            raise InputError(f"n_subspaces={self.n_subspaces} does not divide the dimension {dim} of the points")
+        if n < self.n_codewords:
+            raise InputError(f"n_codewords={self.n_codewords} but only {n} points: ask for at most {n}")
+        if not isinstance(self._wanted, str) and self._wanted is not None and len(self._wanted) != dim:
+            raise InputError(f"rotation has shape {self._wanted.shape} but the points have dimension {dim}")
+        checks.as_choice(start, "start", STARTS)
+        n_steps, rng = checks.as_count(n_steps, "n_steps", low=0), checks.as_generator(seed)
+        n_rotations = checks.as_count(n_rotations, "n_rotations", low=0)
+        optimized = isinstance(self._wanted, str)
+        plan = _Plan(self.n_subspaces, self.n_codewords, start, n_steps, n_rotations, rng)
+        with progress_bar(self.n_subspaces * (1 + optimized) + optimized * n_rotations, repr(self), progress) as bar:
+            fitted = _fit_rotated(table, points, plan, bar) if optimized else _fit_parts(table, points, self._wanted, plan, bar)
+        self.rotation, self.codebooks, self.distortions = fitted
+        self.distortion = self.distortions[-1]
+        return self
+
+    def encode(self, points):
+        """Codes (n, n_subspaces) of points (n, dim): uint8 up to 256 codewords, then uint16 (int32 in torch)."""
+        table, points = self._as_points(points, "points")
+        codes = _lookup(table).empty_codes(points.shape[0], self.n_subspaces, self.n_codewords, points)
+        for rows in _blocks(points.shape[0], self.dim):
+            block = _rotated(table, points[rows], self.rotation)
+            for m, part in enumerate(_parts(table, block, self.n_subspaces)):
+                codes[rows, m] = table.assign(part, self.codebooks[m])[0]
+        return codes
+
+    def decode(self, codes, dtype="float64"):
+        """The points (n, dim) that codes (n, n_subspaces) stand for, as "float64" or "float32"."""
+        table, codes = self._as_codes(codes)
+        dtype = checks.as_choice(dtype, "dtype", ("float64", "float32"))
+        points = _lookup(table).decode(codes, self.codebooks, dtype)
+        if self.rotation is None:
+            return points
+        return points @ table.from_host(np.ascontiguousarray(self.rotation.T, dtype), points)
+
+    def distance_tables(self, queries, metric="euclidean"):
+        """Tables (n_queries, n_subspaces, n_codewords), float64, of squared distances between parts.
+
+        The sum of the entries that a code names is the squared distance of the query from the decoded point
+        ("asymmetric": the query itself is not quantized).
+
+        Args:
+            metric: "euclidean", or "inner product" for inner products in the place of squared distances.
+        """
+        table, queries = self._as_points(queries, "queries")
+        inner = checks.as_choice(metric, "metric", METRICS) == "inner product"
+        return _lookup(table).distance_tables(_rotated(table, queries, self.rotation), self.codebooks, inner)
+
+    def search(self, queries, codes, n_neighbors=10, *, metric="euclidean", symmetric=False):
+        """The nearest codes to every query: squared distances (n_queries, n_neighbors), ascending, and their ids.
+
+        Equal distances come in the order of their ids.
+
+        Args:
+            queries: (n_queries, dim), of the library and device of the codes.
+            codes: (n, n_subspaces).
+            metric: "euclidean", or "inner product": then the largest inner products, descending.
+            symmetric: quantize the queries as well; the distances are then those between reconstructions.
+
+        Raises:
+            InputError: not fitted, shapes or types that do not fit, more neighbours than codes, queries with NaN.
+        """
+        table, queries = self._as_points(queries, "queries")
+        codes_table, codes = self._as_codes(codes)
+        if codes_table is not table or str(getattr(codes, "device", "")) != str(getattr(queries, "device", "")):
+            raise InputError("codes and queries must be arrays of one library, on one device")
+        n = codes.shape[0]
+        n_neighbors = checks.as_count(n_neighbors, "n_neighbors", high=n, hint=f"there are {n} codes")
+        inner = checks.as_choice(metric, "metric", METRICS) == "inner product"
+        lookup, n_queries = _lookup(table), queries.shape[0]
+        distances = table.from_host(np.empty((n_queries, n_neighbors)), queries)
+        ids = table.from_host(np.empty((n_queries, n_neighbors), np.int64), queries)
+        for rows in _blocks(n_queries, max(self.dim, self.n_subspaces * self.n_codewords)):
+            parts = _rotated(table, queries[rows], self.rotation)
+            if symmetric:
+                parts = lookup.decode(self.encode(queries[rows]), self.codebooks, "float64")
+            tables = lookup.distance_tables(parts, self.codebooks, inner)
+            found = lookup.nearest(-tables if inner else tables, codes, n_neighbors)
+            distances[rows], ids[rows] = -found[0] if inner else found[0], found[1]
+        return distances, ids
+
+    def size_in_bits(self, n_points=0, float_bits=64):
+        """Bits of the codes of n_points points, and of the tables needed to decode them, as parts of a ledger."""
+        self._check_fitted()
+        tables = self.codebooks.size + (0 if self.rotation is None else self.rotation.size)
+        codes = n_points * self.n_subspaces * self.n_bits
+        return {"codes": codes, "codebooks": tables * float_bits, "n_values": n_points * self.dim}
+
+    def _check_fitted(self):
+        if self.codebooks is None:
+            raise InputError("this ProductQuantizer has no codebooks yet: call fit(points) first")
+
+    def _as_points(self, points, name):
+        self._check_fitted()
+        table, points = checks.as_points(points, name, n_dims=(2,))
+        if points.shape[1] != self.dim:
+            raise InputError(f"{name} has shape {tuple(points.shape)}: it must be (n, {self.dim}), as the points of fit")
+        return table, points
+
+    def _as_codes(self, codes):
+        self._check_fitted()
+        table, checked = checks.as_codes(codes, self.n_codewords)
+        if checked.ndim != 2 or checked.shape[1] != self.n_subspaces:
+            raise InputError(f"codes has shape {tuple(checked.shape)}: it must be (n, {self.n_subspaces})")
+        return table, checked
+
+
+def _lookup(table):
+    """The look-ups that belong to a table of kernels: the same names, once per array library."""
+    home = {"compiled": "lookup", "shared": "lookup_shared", "tensors": "lookup_tensors"}
+    return import_module("vqcore.kernels." + home[table.__name__.rpartition(".")[2]])
+
+
+def _as_rotation(rotation):
+    """None, "optimized", or an orthonormal float64 matrix."""
+    if rotation is None:
+        return None
+    if isinstance(rotation, str):
+        return checks.as_choice(rotation, "rotation", ("optimized",))
+    matrix = checks.as_table(rotation, "rotation", (None, None))
+    if matrix.shape[0] != matrix.shape[1] or abs(matrix.T @ matrix - np.eye(len(matrix))).max() > 1e-6:
+        raise InputError(f"rotation of shape {matrix.shape} is not orthonormal: rotation.T @ rotation must be the identity")
+    return matrix
+
+
+def _blocks(n, width):
+    """Slices that cover n rows, each of rows so many that `width` float64 per row stay within the budget."""
+    size = max(1, BLOCK_BYTES // (8 * width))
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def _rotated(table, points, rotation):
+    """points @ rotation in float64, since a float32 product would lose what lies far from the origin."""
+    if rotation is None:
+        return points
+    # Adding a float64 zero promotes, in every library.
+    return (points + table.from_host(np.zeros(1), points)) @ table.from_host(rotation, points)
+
+
+def _parts(table, points, n_subspaces):
+    """The n_subspaces slices (n, width) of the columns."""
+    width = points.shape[1] // n_subspaces
+    for m in range(n_subspaces):
+        yield table.to_points(points[:, m * width : (m + 1) * width])
+
+
+class _Plan(NamedTuple):
+    """How a quantizer is to be fitted."""
+
+    n_subspaces: int
+    n_codewords: int
+    start: str
+    n_steps: int
+    n_rotations: int
+    rng: np.random.Generator
+
+
+def _fit_parts(table, points, rotation, plan, bar, codebooks=None):
+    """Rotation (as given), codebooks and distortions: Lloyd's algorithm in every subspace alone, from some codebooks on."""
+    fits, starts = [], [plan.start] * plan.n_subspaces if codebooks is None else codebooks
+    for part, start in zip(_parts(table, _rotated(table, points, rotation), plan.n_subspaces), starts):
+        fits.append(_fit_lloyd(part, plan, start))
+        bar.update(codebooks is None)
+    longest = max(len(fit.distortions) for fit in fits)
+    # A subspace that came to rest early keeps its last distortion.
+    stories = [fit.distortions + fit.distortions[-1:] * (longest - len(fit.distortions)) for fit in fits]
+    books = np.stack([table.to_host(fit.codebook) for fit in fits])
+    return rotation, books, tuple(float(sum(step)) for step in zip(*stories))
+
+
+def _fit_lloyd(part, plan, start):
+    try:
+        return fit_lloyd(part, plan.n_codewords, start, plan.n_steps, seed=plan.rng, progress=False)
+    except InputError:
+        # Fewer distinct sub-vectors than codewords, a constant column for example: the rest are spare copies.
+        return fit_lloyd(part, plan.n_codewords, start, plan.n_steps, empty="keep", seed=plan.rng, progress=False)
+
+
+def _fit_rotated(table, points, plan, bar):
+    """Rotation, codebooks and distortions of OPQ: codes, codebooks and rotation take turns, each the best for the rest."""
+    n, n_subspaces = points.shape[0], plan.n_subspaces
+    one_cell = table.from_host(np.zeros(n, np.int64), points)
+    mean = table.accumulate(points, one_cell, 1)[0][0] / n
+    # Codebooks absorb any shift, so the rotation is sought about the mean, where it loses no digits.
+    centered = points - table.from_host(mean, points)
+    covariance = table.to_host(centered.T @ centered) / n
+    # Where the data has good axes already (many zeros, few values) its own beat the principal ones.
+    rotations = [np.eye(len(mean)), _spread_variance(covariance, n_subspaces)]
+    tried = [_fit_parts(table, centered, rotation, plan, bar) for rotation in rotations]
+    rotation, codebooks, distortions = min(tried, key=lambda fitted: fitted[2][-1])
+    for turn in range(plan.n_rotations):
+        rotation, codebooks, before = _turn(table, centered, rotation, codebooks)
+        distortions += (before,) if turn else ()
+        bar.update()
+    rotation, codebooks, story = _fit_parts(table, centered, rotation, plan, bar, codebooks)
+    shift = (mean @ rotation).reshape(n_subspaces, 1, -1)
+    return rotation, codebooks + shift, distortions + (story if plan.n_rotations else story[1:])
+
+
+def _spread_variance(covariance, n_subspaces):
+    """A rotation to start from (dim, dim): principal axes, dealt so that every part has the same product of variances.
+
+    Source: Ge et al. 2013, section 3.2, the eigenvalue allocation that is optimal for normal laws.
+    """
+    variances, axes = np.linalg.eigh(covariance)
+    width = len(variances) // n_subspaces
+    dealt, sizes = [[] for _ in range(n_subspaces)], np.zeros(n_subspaces)
+    floor = max(variances[-1], np.finfo(float).tiny) * 1e-12
+    for axis in np.argsort(-variances, kind="stable"):
+        open_parts = [m for m in range(n_subspaces) if len(dealt[m]) < width]
+        chosen = min(open_parts, key=lambda m: sizes[m])
+        dealt[chosen].append(axis)
+        # Relative to the floor every logarithm is positive: no part is full of small axes before it has large ones.
+        sizes[chosen] += np.log(max(variances[axis], floor) / floor)
+    return axes[:, np.concatenate(dealt)]
+
+
+def _turn(table, points, rotation, codebooks):
+    """The best codebooks for the nearest codes, then the best rotation for both; and the distortion before."""
+    n, (n_subspaces, n_codewords, width) = points.shape[0], codebooks.shape
+    codebooks, cross, distortion = codebooks.copy(), np.empty(rotation.shape), 0.0
+    rotated = _rotated(table, points, rotation)
+    for m, part in enumerate(_parts(table, rotated, n_subspaces)):
+        columns = slice(m * width, (m + 1) * width)
+        codes, sq_dists = table.assign(part, codebooks[m])
+        distortion += cell_shares(table, codes, sq_dists, n_codewords)[1]
+        sums, mass = table.accumulate(points, codes, n_codewords)
+        filled = mass > 0
+        codebooks[m, filled] = sums[filled] / mass[filled, None] @ rotation[:, columns]
+        # The reconstructions are constant on cells, so points.T @ reconstructions needs the sums of the cells alone.
+        cross[:, columns] = sums.T @ codebooks[m]
+    left, _, right = np.linalg.svd(cross)
+    return left @ right, codebooks, distortion
