@@ -161,7 +161,35 @@ def test_weights_are_stems():
     assert [text.get_text() for text in ax.texts] == ["25.0%", "75.0%"]
 
 
+def test_weights_are_printed_where_there_is_room():
+    fig, ax = view.figure("wide")
+    ax.set_xlim(0, 100)
+    view.draw_weights(ax, [10.0, 12.0, 18.0, 60.0], [0.125, 0.25, 0.5, 0.125])
+    assert [text.get_text() for text in ax.texts] == ["50%", "12.5%"]
+    fig.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert not boxes[0].overlaps(boxes[1])
+
+
 # --- show and save
+
+
+@pytest.mark.parametrize("n_colours", [128, 256])
+def test_few_colours_keep_fills_and_roles(n_colours):
+    # A large fill, a gradient that fills the rest, and a single pixel of every role.
+    picture = np.full((64, 300, 3), 200, np.uint8)
+    picture[:, 200:, 0], picture[:, 200:, 1] = np.arange(100) * 2, np.arange(64)[:, None] * 4
+    picture[0, : len(roles.ROLES)] = [list(bytes.fromhex(role[1:])) for role in roles.ROLES.values()]
+    image = figures.with_palette(picture, n_colours)
+    drawn = np.asarray(image.convert("RGB"))
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) <= n_colours
+    assert_array_equal(drawn[:, :200], picture[:, :200])
+    assert np.abs(drawn.astype(int) - picture).max() < 40
+
+
+def test_a_picture_of_few_colours_stays_as_it_is():
+    picture = np.random.default_rng(0).choice(np.array([0, 100, 255], np.uint8), (20, 30, 3))
+    assert_array_equal(np.asarray(figures.with_palette(picture, 128).convert("RGB")), picture)
 
 
 def heavy_figure():

@@ -124,7 +124,7 @@ def with_palette(picture, n_colours):
     """An array (height, width, 3) of bytes as a Pillow image of few colours, the nearest ones for all pixels.
 
     Half of the palette are the most frequent colours (fills and lines keep theirs exactly), then come the
-    roles, and a median cut of what is left (Heckbert 1982, "Color image quantization for frame buffer display").
+    roles, and colours that cover the range of what is left.
     """
     from PIL import Image
     from scipy.spatial import cKDTree
@@ -139,8 +139,8 @@ def with_palette(picture, n_colours):
     if len(rest):
         n_rest = n_colours - len(palette)
         # Each colour once, so that rare ones count as much as frequent ones.
-        cut = Image.fromarray(np.uint8(found[rest][None])).quantize(n_rest, method=Image.Quantize.MEDIANCUT)
-        palette = np.concatenate([palette, np.array(cut.getpalette()[: 3 * n_rest]).reshape(-1, 3)])
+        spread = Image.fromarray(np.uint8(found[rest][None])).quantize(n_rest, method=Image.Quantize.MAXCOVERAGE)
+        palette = np.concatenate([palette, np.array(spread.getpalette()[: 3 * n_rest]).reshape(-1, 3)])
     nearest = cKDTree(palette).query(found)[1].astype(np.uint8)
     image = Image.fromarray(nearest[code].reshape(picture.shape[:2]))
     image.putpalette(np.uint8(palette).tobytes())
