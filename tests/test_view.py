@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
 from vqcore import view, voronoi
@@ -518,3 +519,13 @@ def test_codewords_move_by_mouse_keyboard_and_buttons(page, points, fit):
     assert float(canvas.get_attribute("data-distortion")) != distortion
     assert f"{float(canvas.get_attribute('data-distortion')):.5g}"[:6] in page.get_by_role("status").text_content()
     assert not page.errors
+
+
+def test_what_is_drawn_may_be_a_tensor_that_asks_for_gradients():
+    """numpy cannot read such a tensor, nor one on a GPU: it must come to the host by torch's own way."""
+    points = torch.rand(30, 2, dtype=torch.float64).requires_grad_()
+    _, ax = view.figure()
+    view.draw_points(ax, points)
+    view.draw_codebook(ax, points[:3])
+    view.draw_error(ax, points[:2], points[2:4])
+    assert view.box_around(points) == view.box_around(points.detach().numpy())

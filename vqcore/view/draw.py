@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.ticker import MaxNLocator
 
+from vqcore.kernels import table_for
 from vqcore.view import roles
 
 HALO = [effects.withStroke(linewidth=2.5, foreground="white")]
@@ -48,7 +49,7 @@ def draw_cells(ax, shapes, values=None, label=None):
     """Edges of polygons (n_vertices, 2), one per cell; filled by a quantity (n_codewords,) if one is given."""
     closed = [shape for shape in shapes if len(shape)]
     if values is not None:
-        owned = np.asarray(values)[[len(shape) > 0 for shape in shapes]]
+        owned = _on_host(values)[[len(shape) > 0 for shape in shapes]]
         filled = PolyCollection(closed, array=owned, cmap=roles.QUANTITY, alpha=0.55, edgecolors="none", zorder=0.5)
         ax.add_collection(filled, autolim=False)
         if label is not None:
@@ -96,13 +97,13 @@ def law_range(law, reach=0.9995):
 
 def draw_edges(ax, edges):
     """Edges between intervals as thin vertical lines over the whole height."""
-    edges = np.asarray(edges)
+    edges = _on_host(edges)
     _vertical_lines(ax, edges[np.isfinite(edges)])
 
 
 def draw_intervals(ax, points, edges, codebook, codes=False):
     """One-dimensional data: its outline as a histogram, a tick per point if they are few, edges and codewords."""
-    points = np.asarray(points)
+    points = _on_host(points)
     heights, bounds = np.histogram(points, bins=min(80, max(5, round(len(points) ** 0.5))), density=True)
     ax.stairs(heights, bounds, color=roles.POINT, linewidth=1.0, zorder=1)
     if len(points) <= 10 * SCATTER_LIMIT:
@@ -117,7 +118,7 @@ def draw_intervals(ax, points, edges, codebook, codes=False):
 
 def draw_weights(ax, codebook, weights, times=1):
     """The weight of each cell, a number of times, as a stem over its codeword; in percent where there is room."""
-    codebook, heights = np.asarray(codebook, dtype=np.float64), times * np.asarray(weights)
+    codebook, heights = _on_host(codebook), times * _on_host(weights)
     stems = [[(x, 0), (x, height)] for x, height in zip(codebook, heights)]
     ax.add_collection(LineCollection(stems, colors=roles.CELL, linewidths=2, zorder=2), autolim=False)
     ax.plot(codebook, heights, "D", color=roles.CODEWORD, markersize=6, markeredgecolor="white", zorder=3)
@@ -183,13 +184,19 @@ def draw_error(ax, points, points_hat):
 
 def box_around(points, margin=0.06):
     """The box (x_low, x_high, y_low, y_high) around points (n, 2), a little wider."""
-    low, high = np.min(points, axis=0), np.max(points, axis=0)
+    points = _on_host(points)
+    low, high = points.min(axis=0), points.max(axis=0)
     extra = margin * max(float((high - low).max()), 1e-9)
     return (float(low[0] - extra), float(high[0] + extra), float(low[1] - extra), float(high[1] + extra))
 
 
+def _on_host(values):
+    """Any library's array as float64 numpy: a tensor may lie on a GPU or ask for gradients."""
+    return np.asarray(table_for(values).to_host(values), dtype=np.float64)
+
+
 def _coordinates(places):
-    places = np.asarray(places, dtype=np.float64)
+    places = _on_host(places)
     return (places, np.zeros(len(places))) if places.ndim == 1 else places.T
 
 
