@@ -113,7 +113,10 @@ def test_tables_hold_the_distance_to_the_decoded_point(library, rotation):
     codes = pq.encode(normal(50, seed=2))
     decoded = pq.decode(codes)
     theirs = to_library(queries, library)
-    for metric, wanted in (("euclidean", cdist(queries, decoded, "sqeuclidean")), ("inner product", queries @ decoded.T)):
+    for metric, wanted in (
+        ("euclidean", cdist(queries, decoded, "sqeuclidean")),
+        ("inner product", queries @ decoded.T),
+    ):
         tables = to_numpy(pq.distance_tables(theirs, metric))
         assert tables.shape == (7, 3, 20) and tables.dtype == np.float64
         sums = sum(tables[:, m][:, codes[:, m]] for m in range(3))
@@ -133,9 +136,7 @@ def test_search_finds_what_all_distances_sorted_give(library, metric, symmetric,
     known, decoded = (pq.decode(pq.encode(queries)) if symmetric else queries), pq.decode(codes)
     wanted = cdist(known, decoded, "sqeuclidean") if metric == "euclidean" else known @ decoded.T
     best = np.sort(wanted if metric == "euclidean" else -wanted, axis=1)[:, :25]
-    np.testing.assert_allclose(
-        to_numpy(distances), best if metric == "euclidean" else -best, rtol=1e-9, atol=1e-12
-    )
+    np.testing.assert_allclose(to_numpy(distances), best if metric == "euclidean" else -best, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(np.take_along_axis(wanted, to_numpy(ids), 1), to_numpy(distances), rtol=1e-9, atol=1e-12)
     # The inner product of a query with a decoded point does not see the order of the bits of a sum.
     assert all(len(set(row)) == 25 for row in to_numpy(ids))
@@ -143,7 +144,9 @@ def test_search_finds_what_all_distances_sorted_give(library, metric, symmetric,
 
 # Sums of small whole numbers are exact and tie all the time.
 @settings(max_examples=60)
-@given(st.integers(1, 40), st.integers(1, 5), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**32 - 1), st.data())
+@given(
+    st.integers(1, 40), st.integers(1, 5), st.integers(1, 9), st.integers(1, 12), st.integers(0, 2**32 - 1), st.data()
+)
 def test_ties_go_to_the_lowest_id(n, n_subspaces, n_codewords, n_queries, seed, data):
     n_neighbors = data.draw(st.integers(1, n))
     rng = np.random.default_rng(seed)
@@ -274,7 +277,9 @@ def test_real_vectors_as_well_as_faiss(data, n_subspaces, optimized):
     near = np.argsort(cdist(points[queries], points, "sqeuclidean"), axis=1, kind="stable")[:, :10]
     theirs_found = index.search(turned_points[queries], 10)[1]
     ours_found = pq.search(points[queries], pq.encode(points), 10)[1]
-    ours, theirs = (np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, near)]) for found in (ours_found, theirs_found))
+    ours, theirs = (
+        np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, near)]) for found in (ours_found, theirs_found)
+    )
     assert ours >= theirs - 0.03  # two standard errors of 90 or 212 queries
 
 
@@ -304,7 +309,10 @@ def test_rotation_is_orthonormal_and_pays():
     assert turned_pq.distortion < 0.8 * plain.distortion
     # Starting from no rotation at all, it can only win.
     digits = vq.data.digits()[0]
-    assert ProductQuantizer(8, 64, "optimized").fit(digits, n_rotations=5).distortion <= ProductQuantizer(8, 64).fit(digits).distortion
+    assert (
+        ProductQuantizer(8, 64, "optimized").fit(digits, n_rotations=5).distortion
+        <= ProductQuantizer(8, 64).fit(digits).distortion
+    )
 
 
 def test_given_rotation_is_kept():
@@ -324,22 +332,30 @@ def test_one_seed_one_story():
         "print(hashlib.sha256(pq.codebooks.tobytes() + pq.rotation.tobytes()).hexdigest())"
     )
     more = {**os.environ, "OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, env=more)
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, env=more
+    )
     points = np.random.default_rng(0).standard_normal((3000, 8)).astype(np.float32)
     pq = ProductQuantizer(2, 32, "optimized").fit(points, seed=5, n_steps=4, n_rotations=4)
     here = hashlib.sha256(pq.codebooks.tobytes() + pq.rotation.tobytes()).hexdigest()
     assert run.stdout.strip() == here
     assert (np.random.get_state()[1] == state[0]).all() and (torch.get_rng_state() == state[1]).all()
-    assert ProductQuantizer(2, 32).fit(points, seed=6).distortion != ProductQuantizer(2, 32).fit(points, seed=7).distortion
+    assert (
+        ProductQuantizer(2, 32).fit(points, seed=6).distortion != ProductQuantizer(2, 32).fit(points, seed=7).distortion
+    )
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (dict(n_subspaces=0), "n_subspaces=0"), (dict(n_subspaces=-1), "n_subspaces=-1"), (dict(n_subspaces=2.0), "whole number"),
-        (dict(n_subspaces=2, n_codewords=0), "n_codewords=0"), (dict(n_subspaces=2, n_codewords=65537), "from 1 to 65536"),
-        (dict(n_subspaces=2, rotation="optimised"), "'optimized'"), (dict(n_subspaces=2, rotation=np.ones((4, 4))), "not orthonormal"),
-        (dict(n_subspaces=2, rotation=np.ones(4)), "rotation has shape"), (dict(n_subspaces=2, rotation=np.eye(4)[:3]), "rotation"),
+        (dict(n_subspaces=0), "n_subspaces=0"), (dict(n_subspaces=-1), "n_subspaces=-1"),
+        (dict(n_subspaces=2.0), "whole number"),
+        (dict(n_subspaces=2, n_codewords=0), "n_codewords=0"),
+        (dict(n_subspaces=2, n_codewords=65537), "from 1 to 65536"),
+        (dict(n_subspaces=2, rotation="optimised"), "'optimized'"),
+        (dict(n_subspaces=2, rotation=np.ones((4, 4))), "not orthonormal"),
+        (dict(n_subspaces=2, rotation=np.ones(4)), "rotation has shape"),
+        (dict(n_subspaces=2, rotation=np.eye(4)[:3]), "rotation"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_built_is_refused(arguments, words):
@@ -351,8 +367,10 @@ def test_what_cannot_be_built_is_refused(arguments, words):
     "points, arguments, words",
     [
         (normal(50, 130), (4, 8), "does not divide the dimension 130"), (normal(5, 4), (2, 8), "only 5 points"),
-        (normal(50, 4)[:, 0], (1, 8), "must be"), (np.full((50, 4), np.nan), (2, 8), "NaN"), (normal(50, 4) * 1e200, (2, 8), "range"),
-        (np.zeros((50, 0)), (2, 8), "at least"), (normal(50, 4) + 1j, (2, 8), "dtype"), (normal(50, 6), (2, 8, np.eye(4)), "dimension 6"),
+        (normal(50, 4)[:, 0], (1, 8), "must be"), (np.full((50, 4), np.nan), (2, 8), "NaN"),
+        (normal(50, 4) * 1e200, (2, 8), "range"),
+        (np.zeros((50, 0)), (2, 8), "at least"), (normal(50, 4) + 1j, (2, 8), "dtype"),
+        (normal(50, 6), (2, 8, np.eye(4)), "dimension 6"),
     ],
 )  # fmt: skip
 def test_points_that_cannot_be_fitted_are_refused(library, points, arguments, words):
@@ -378,7 +396,14 @@ def test_bad_codes_and_queries_are_refused(library):
         for use in (pq.encode, pq.distance_tables, lambda q: pq.search(q, to_library(codes, library))):
             with refuse:
                 use(to_library(queries, library))
-    wrong = [codes[:, :2], codes.astype(float), codes.astype(int) - 20, codes.astype(int) + 20, codes[0], codes[:, :, None]]
+    wrong = [
+        codes[:, :2],
+        codes.astype(float),
+        codes.astype(int) - 20,
+        codes.astype(int) + 20,
+        codes[0],
+        codes[:, :, None],
+    ]
     for some in wrong:
         with refuse:
             pq.decode(to_library(some, library))

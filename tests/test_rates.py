@@ -104,7 +104,12 @@ def test_published_constants():
 
 
 def test_the_lines_bound_and_meet_the_best_quantizers():
-    laws = {"normal": vq.Normal(), "laplace": vq.Laplace(0, 1), "exponential": vq.Exponential(1), "uniform": vq.Uniform(0, 12**0.5)}
+    laws = {
+        "normal": vq.Normal(),
+        "laplace": vq.Laplace(0, 1),
+        "exponential": vq.Exponential(1),
+        "uniform": vq.Uniform(0, 12**0.5),
+    }
     for name, law in laws.items():
         for rate in (1, 4, 9):
             best = vq.fit_lloyd_max(law, 2**rate).distortion
@@ -128,6 +133,7 @@ def test_zador():
 
 def test_bad_rates_are_refused():
     for call in (lambda: rates.shannon_lower_bound("cauchy", 1), lambda: rates.panter_dite("normal", -1),
-                 lambda: rates.zador(1, 0), lambda: rates.entropy([-1, 2]), lambda: rates.entropy([0.0, 0.0])):  # fmt: skip
+                 lambda: rates.zador(1, 0), lambda: rates.entropy([-1, 2]),
+                 lambda: rates.entropy([0.0, 0.0])):  # fmt: skip
         with pytest.raises(vq.InputError):
             call()

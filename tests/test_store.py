@@ -99,7 +99,10 @@ DTYPES = st.sampled_from([np.dtype(d) for d in container.TYPES.values()] + [np.d
                                   elements=None, fill=st.nothing()), max_size=4))  # fmt: skip
 def test_any_arrays(tmp_path_factory, arrays):
     path = tmp_path_factory.mktemp("arrays") / "a.vq"
-    arrays = {name: np.nan_to_num(array, nan=0, posinf=1, neginf=-1) if array.dtype.kind == "f" else array for name, array in arrays.items()}
+    arrays = {
+        name: np.nan_to_num(array, nan=0, posinf=1, neginf=-1) if array.dtype.kind == "f" else array
+        for name, array in arrays.items()
+    }
     save(path, arrays)
     after = load(path)
     assert after.keys() == arrays.keys()
@@ -111,11 +114,14 @@ def test_any_arrays(tmp_path_factory, arrays):
 
 GOLDEN_CONTENTS = {
     "fit": vq.Fit(
-        codebook=np.array([[0.0, 1.0], [-2.5, 1e-300]]), codes=np.array([0, 1, 1]), weights=np.array([1 / 3, 2 / 3]),
-        distortion=0.1, codebooks=(np.array([[7.0, 1.0]]), np.array([[0.0, 1.0], [-2.5, 1e-300]])), distortions=(0.5, 0.1),
+        codebook=np.array([[0.0, 1.0], [-2.5, 1e-300]]), codes=np.array([0, 1, 1]),
+        weights=np.array([1 / 3, 2 / 3]),
+        distortion=0.1, codebooks=(np.array([[7.0, 1.0]]), np.array([[0.0, 1.0], [-2.5, 1e-300]])),
+        distortions=(0.5, 0.1),
         n_steps=1, converged=True, n_repairs=(2,), certificate=vq.Certificate(1e-17, True, False),
     ),
-    "arrays": {"one": np.arange(6, dtype=np.uint16).reshape(2, 3), "two": np.array([0.1, -0.0]), "three": np.array(True)},
+    "arrays": {"one": np.arange(6, dtype=np.uint16).reshape(2, 3),
+               "two": np.array([0.1, -0.0]), "three": np.array(True)},
 }  # fmt: skip
 
 
@@ -126,7 +132,11 @@ def test_golden_files_load_for_ever(name, tmp_path):
         pq = load(path)
         np.testing.assert_array_equal(pq.codebooks, np.arange(24.0).reshape(2, 4, 3) / 10)
         np.testing.assert_array_equal(pq.rotation, np.eye(6)[::-1])
-        assert pq.distortions == (0.75, 0.25) and pq.distortion == 0.25 and pq.encode(np.zeros((1, 6))).tolist() == [[0, 0]]
+        assert (
+            pq.distortions == (0.75, 0.25)
+            and pq.distortion == 0.25
+            and pq.encode(np.zeros((1, 6))).tolist() == [[0, 0]]
+        )
     else:
         assert same(load(path), GOLDEN_CONTENTS[name])
         # This version still writes what it wrote: a change of the format needs a new number, and new golden files.
@@ -211,6 +221,7 @@ def test_a_right_forgery_loads(tmp_path):
     assert load(tmp_path / "a.vq")["a"] == [0.0]
 
 
+OPEN, ONE = json.dumps(header()).replace(" ", "")[:-1].encode(), json.dumps(entry()).encode()
 NAN = np.array([np.nan]).tobytes()
 HOSTILE = {
     "2^60 numbers": (header(a=entry(shape=(2**60,), offsets=(0, 2**63))), b""),
@@ -243,9 +254,9 @@ HOSTILE = {
     "an infinite distortion": (
         header("product quantizer", '{"distortion":Infinity,"optimized":false}',
                codebooks=entry(shape=(1, 1, 1)), distortions=entry(offsets=(8, 16))), bytes(16)),
-    "a name twice": (json.dumps(header(a=entry())).replace(" ", "")[:-1].encode() + b',"a":' + json.dumps(entry()).encode() + b"}", bytes(8)),
-    "deep nesting": (json.dumps(header()).replace(" ", "")[:-1].encode() + b',"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}", b""),
-    "a long number": (json.dumps(header()).replace(" ", "")[:-1].encode() + b',"a":' + b"9" * 10**5 + b"}", b""),
+    "a name twice": (OPEN + b',"a":' + ONE + b',"a":' + ONE + b"}", bytes(8)),
+    "deep nesting": (OPEN + b',"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}", b""),
+    "a long number": (OPEN + b',"a":' + b"9" * 10**5 + b"}", b""),
 }  # fmt: skip
 
 
@@ -308,9 +319,12 @@ def test_an_older_file_survives_a_failure(tmp_path, monkeypatch, broken):
 
 @pytest.mark.parametrize(
     "what",
-    [3, None, np.zeros(3), [np.zeros(3)], {"a": np.array(["x"])}, {"a": np.array([object()])}, {"a": 1j * np.zeros(2)}, {"a": np.array([np.nan])},
-     {"../a": np.zeros(1)}, {"": np.zeros(1)}, {3: np.zeros(1)}, {"__metadata__": np.zeros(1)}, {"a" * 200: np.zeros(1)},
-     {"a": torch.zeros(2, dtype=torch.bfloat16)}, {"a": np.ma.masked_array([1.0, 2.0], [True, False])}, ProductQuantizer(2, 4)],
+    [3, None, np.zeros(3), [np.zeros(3)], {"a": np.array(["x"])}, {"a": np.array([object()])}, {"a": 1j * np.zeros(2)},
+     {"a": np.array([np.nan])},
+     {"../a": np.zeros(1)}, {"": np.zeros(1)}, {3: np.zeros(1)}, {"__metadata__": np.zeros(1)},
+     {"a" * 200: np.zeros(1)},
+     {"a": torch.zeros(2, dtype=torch.bfloat16)}, {"a": np.ma.masked_array([1.0, 2.0], [True, False])},
+     ProductQuantizer(2, 4)],
     ids=lambda what: str(what)[:30],
 )  # fmt: skip
 def test_what_a_file_cannot_hold_is_refused(tmp_path, what):

@@ -84,7 +84,10 @@ class ProductQuantizer:
         optimized = isinstance(self._wanted, str)
         plan = _Plan(self.n_subspaces, self.n_codewords, start, n_steps, n_rotations, rng)
         with progress_bar(self.n_subspaces * (1 + optimized) + optimized * n_rotations, repr(self), progress) as bar:
-            fitted = _fit_rotated(table, points, plan, bar) if optimized else _fit_parts(table, points, self._wanted, plan, bar)
+            if optimized:
+                fitted = _fit_rotated(table, points, plan, bar)
+            else:
+                fitted = _fit_parts(table, points, self._wanted, plan, bar)
         self.rotation, self.codebooks, self.distortions = fitted
         self.distortion = self.distortions[-1]
         return self
@@ -169,7 +172,7 @@ class ProductQuantizer:
         self._check_fitted()
         table, points = checks.as_points(points, name, n_dims=(2,))
         if points.shape[1] != self.dim:
-            raise InputError(f"{name} has shape {tuple(points.shape)}: it must be (n, {self.dim}), as the points of fit")
+            raise InputError(f"{name} has shape {tuple(points.shape)}: it must be (n, {self.dim}), as in fit")
         return table, points
 
     def _as_codes(self, codes):
@@ -194,7 +197,7 @@ def _as_rotation(rotation):
         return checks.as_choice(rotation, "rotation", ("optimized",))
     matrix = checks.as_table(rotation, "rotation", (None, None))
     if matrix.shape[0] != matrix.shape[1] or abs(matrix.T @ matrix - np.eye(len(matrix))).max() > 1e-6:
-        raise InputError(f"rotation of shape {matrix.shape} is not orthonormal: rotation.T @ rotation must be the identity")
+        raise InputError(f"rotation of shape {matrix.shape} is not orthonormal: its columns must be")
     return matrix
 
 
@@ -231,7 +234,7 @@ class _Plan(NamedTuple):
 
 
 def _fit_parts(table, points, rotation, plan, bar, codebooks=None):
-    """Rotation (as given), codebooks and distortions: Lloyd's algorithm in every subspace alone, from some codebooks on."""
+    """Rotation (as given), codebooks and distortions: Lloyd's algorithm in every subspace alone."""
     fits, starts = [], [plan.start] * plan.n_subspaces if codebooks is None else codebooks
     for part, start in zip(_parts(table, _rotated(table, points, rotation), plan.n_subspaces), starts):
         fits.append(_fit_lloyd(part, plan, start))
@@ -252,7 +255,7 @@ def _fit_lloyd(part, plan, start):
 
 
 def _fit_rotated(table, points, plan, bar):
-    """Rotation, codebooks and distortions of OPQ: codes, codebooks and rotation take turns, each the best for the rest."""
+    """Rotation, codebooks, distortions of OPQ: codes, codebooks and rotation take turns, each the best for the rest."""
     n, n_subspaces = points.shape[0], plan.n_subspaces
     one_cell = table.from_host(np.zeros(n, np.int64), points)
     mean = table.accumulate(points, one_cell, 1)[0][0] / n
@@ -292,7 +295,7 @@ def _spread_variance(covariance, n_subspaces):
 
 def _turn(table, points, rotation, codebooks):
     """The best codebooks for the nearest codes, then the best rotation for both; and the distortion before."""
-    n, (n_subspaces, n_codewords, width) = points.shape[0], codebooks.shape
+    n_subspaces, n_codewords, width = codebooks.shape
     codebooks, cross, distortion = codebooks.copy(), np.empty(rotation.shape), 0.0
     rotated = _rotated(table, points, rotation)
     for m, part in enumerate(_parts(table, rotated, n_subspaces)):

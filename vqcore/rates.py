@@ -78,7 +78,9 @@ def ledger(thing, *, n_points=None, float_bits=64, word_bits=1, header=0):
     elif isinstance(thing, dict):
         parts = dict(thing)
     else:
-        raise InputError(f"thing is a {type(thing).__name__}: pass a fit, a ProductQuantizer, a message or a dict of parts")
+        raise InputError(
+            f"thing is a {type(thing).__name__}: pass a fit, a ProductQuantizer, a message or a dict of parts"
+        )
     if unknown := parts.keys() - {*PARTS, "n_values"}:
         raise InputError(f"thing has the parts {sorted(unknown)}: only {', '.join(PARTS)} and n_values are known")
     parts = {name: checks.as_count(bits, name, low=0) for name, bits in parts.items()}
@@ -99,16 +101,18 @@ def _of_fit(fit, n_points, float_bits):
 
 
 def entropy(weights):
-    """Entropy in bits of cell probabilities (n_codewords,), or of counts: what an ideal entropy coder spends on a code."""
+    """Entropy in bits of cell probabilities (n_codewords,), or of counts: what an ideal coder spends on a code."""
     shares = checks.as_table(weights, "weights")
     if shares.min() < 0 or not shares.sum() > 0:
-        raise InputError(f"weights reach down to {shares.min():g} and sum to {shares.sum():g}: they must not be negative, nor all zero")
+        raise InputError(
+            f"weights reach down to {shares.min():g} and sum to {shares.sum():g}: allowed are shares >= 0, not all 0"
+        )
     shares = shares[shares > 0] / shares.sum()
     return float(max(0.0, -(shares * np.log2(shares)).sum()))
 
 
 def entropy_coded_bits(codes, n_codewords=None):
-    """Bits of codes (n,), or (n, n_subspaces) with a law per column, under an ideal coder that knows their frequencies.
+    """Bits of codes (n,), or (n, n_subspaces) each column by itself, under an ideal coder that knows frequencies.
 
     No coder of single codes does better, and an arithmetic coder comes within two bits per column; the
     frequencies themselves are not counted.
@@ -116,7 +120,9 @@ def entropy_coded_bits(codes, n_codewords=None):
     n_codewords = 2**53 if n_codewords is None else checks.as_count(n_codewords, "n_codewords")
     table, codes = checks.as_codes(codes, n_codewords)
     columns = np.asarray(table.to_host(codes)).reshape(codes.shape[0], -1)
-    return float(sum(len(column) * entropy(np.unique(column, return_counts=True)[1]) for column in columns.T if len(column)))
+    return float(
+        sum(len(column) * entropy(np.unique(column, return_counts=True)[1]) for column in columns.T if len(column))
+    )
 
 
 def psnr(image, other, peak=1.0):

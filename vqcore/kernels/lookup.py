@@ -86,7 +86,8 @@ def _scan(tables, codes, n_neighbors, n_slabs, sums, ids):
         first, last = slab * n // n_slabs, (slab + 1) * n // n_slabs
         # Four codes at a time: each sum waits for its own last addition, so four run in the time of one.
         for i in range(first, last - 3, 4):
-            a, b, c, d = table[0, codes[i, 0]], table[0, codes[i + 1, 0]], table[0, codes[i + 2, 0]], table[0, codes[i + 3, 0]]
+            a, b = table[0, codes[i, 0]], table[0, codes[i + 1, 0]]
+            c, d = table[0, codes[i + 2, 0]], table[0, codes[i + 3, 0]]
             for m in range(1, n_subspaces):
                 a += table[m, codes[i, m]]
                 b += table[m, codes[i + 1, m]]

@@ -40,7 +40,11 @@ def serialized(kind, arrays, attributes):
     text += b" " * (-len(text) % 8)
     if len(text) > _LONGEST_HEADER:
         raise InputError(f"names and numbers take {len(text)} bytes: a header holds at most {_LONGEST_HEADER}")
-    pieces = [len(text).to_bytes(8, "little"), text, *(arrays[name].data.cast("B") if arrays[name].size else b"" for name in ordered)]
+    pieces = [
+        len(text).to_bytes(8, "little"),
+        text,
+        *(arrays[name].data.cast("B") if arrays[name].size else b"" for name in ordered),
+    ]
     digits = _digest(pieces).encode()
     pieces[1] = _PREFIX + digits + text[len(_PREFIX) + _DIGITS :]
     return pieces
@@ -55,13 +59,15 @@ def _digest(pieces):
 
 
 def read(path):
-    """Kind, arrays and attributes of a file whose every claim was compared with its size, and its bytes with the digest."""
+    """Kind, arrays and attributes of a file: every claim is compared with its size, every byte with the digest."""
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         length = file.read(8)
         n_header = int.from_bytes(length, "little")
         if len(length) < 8 or n_header > min(size - 8, _LONGEST_HEADER):
-            raise FormatError(f"{size} bytes cannot hold a header of {n_header}: this is not a file of vqcore, or it is cut off")
+            raise FormatError(
+                f"{size} bytes cannot hold a header of {n_header}: this is not a file of vqcore, or it is cut off"
+            )
         text = file.read(n_header)
         metadata, entries = _parsed(text, size - 8 - n_header)
         data = bytearray(size - 8 - n_header)
@@ -71,7 +77,9 @@ def read(path):
     if _digest([length, zeroed, data]) != text[len(_PREFIX) : len(_PREFIX) + _DIGITS].decode():
         raise FormatError("the digest does not match: the file is damaged")
     if metadata["version"] != str(VERSION):
-        raise FormatError(f"version {metadata['version'][:20]!r}, but this vqcore reads version {VERSION}: install a later one")
+        raise FormatError(
+            f"version {metadata['version'][:20]!r}, but this vqcore reads version {VERSION}: install a later one"
+        )
     arrays = {}
     for name, dtype, shape, begin, end in entries:
         array = np.frombuffer(data, dtype, math.prod(shape), begin).reshape(shape)

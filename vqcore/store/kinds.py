@@ -38,7 +38,9 @@ class Kind(NamedTuple):
         for name, array in arrays.items():
             dtypes, n_dims = (None, None) if self.arrays is None else self.arrays[name][:2]
             if dtypes is not None and (array.dtype.name not in dtypes or array.ndim not in n_dims):
-                raise error(f"{name} is {array.dtype} of shape {array.shape}: {dtypes} in {n_dims} dimensions is expected")
+                raise error(
+                    f"{name} is {array.dtype} of shape {array.shape}: {dtypes} in {n_dims} dimensions is expected"
+                )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise error(f"{name} holds NaN or infinity")
         if not isinstance(attributes, dict) or attributes.keys() != self.attributes.keys():
@@ -59,7 +61,9 @@ def kind_of(thing):
         if name != "message" or type(thing).__name__ == "Message":
             if type(thing) is kind_named(name).type:
                 return kind_named(name)
-    raise InputError(f"a {type(thing).__name__} cannot be saved: pass a fit, a ProductQuantizer, a message or a dict of arrays")
+    raise InputError(
+        f"a {type(thing).__name__} cannot be saved: pass a fit, a ProductQuantizer, a message or a dict of arrays"
+    )
 
 
 def kind_named(name):
@@ -140,7 +144,10 @@ def _pack_quantizer(pq):
     arrays = {"codebooks": pq.codebooks, "distortions": np.array(pq.distortions, float)}
     if pq.rotation is not None:
         arrays["rotation"] = pq.rotation
-    return arrays, {"distortion": float(pq.distortion), "optimized": pq._wanted is not None and isinstance(pq._wanted, str)}
+    return arrays, {
+        "distortion": float(pq.distortion),
+        "optimized": pq._wanted is not None and isinstance(pq._wanted, str),
+    }
 
 
 def _unpack_quantizer(arrays, attributes, given):
@@ -179,7 +186,15 @@ def _message():
         words = given(words.view(np.int64) if tensor else words)
         return Message(words=words, norms=given(arrays["norms"]), **{**attributes, "shape": shape})
 
-    fields = {"shape": list, "dtype": str, "n_bits": int, "bucket_size": int, "layout": str, "norm": str, "checksum": int}
+    fields = {
+        "shape": list,
+        "dtype": str,
+        "n_bits": int,
+        "bucket_size": int,
+        "layout": str,
+        "norm": str,
+        "checksum": int,
+    }
     arrays = {"words": (WORDS, (1,), False), "norms": (FLOAT64, (1,), False)}
     return Kind(
         "message", Message, arrays, fields, pack, unpack,
