@@ -48,7 +48,7 @@ def unpack(words, n_bits, n_codes, layout="dense"):
     packing = packing_for(words)
     read = packing.to_words(words)
     if read is None:
-        raise InputError(f"words are {_said(words)}: they must be one row of uint64, as pack makes them (int64 in torch)")
+        raise InputError(f"words are {_said(words)}: they must be a row of uint64 as pack makes it (int64 in torch)")
     n_words = n_words_for(n_codes, n_bits, layout)
     if len(read) != n_words:
         raise FormatError(f"{n_codes} codes of {n_bits} bits fill {n_words} words ({layout}): there are {len(read)}")
@@ -94,7 +94,7 @@ def unpack_elias(words, n_values, code="omega"):
     n_values = as_count(n_values, "n_values", low=0)
     read = packing_for(words).to_words(words)
     if read is None:
-        raise InputError(f"words are {_said(words)}: they must be one row of uint64, as pack makes them (int64 in torch)")
+        raise InputError(f"words are {_said(words)}: they must be a row of uint64 as pack makes it (int64 in torch)")
     # A codeword takes a bit or more: more values than bits cannot be, and nothing is reserved for them.
     values = _elias().read(table_for(read).to_host(read), n_values, code) if n_values <= 64 * len(read) else None
     if values is None:

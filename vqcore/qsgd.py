@@ -1,0 +1,319 @@
+"""Gradients in a few bits: every value becomes a sign and one of a few levels, right on average (QSGD)."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from vqcore.bits import LAYOUTS, elias_lengths, is_numpy, n_words_for, packing_for
+from vqcore.checks import as_choice, as_count
+from vqcore.errors import FormatError, InputError
+from vqcore.kernels import table_for
+
+MAX_BITS = 52  # of a level: beyond, a float64 has no fraction left to round by
+LARGEST = {
+    "float16": 65504.0,
+    "bfloat16": (2 - 2**-7) * 2.0**127,
+    "float32": (2 - 2**-23) * 2.0**127,
+    "float64": (2 - 2**-52) * 2.0**1023,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """A vector that QSGD has coded: all that `decode` needs, and a checksum of it.
+
+    Attributes:
+        words: the packed signs and levels, uint64 (int64 in torch).
+        norms: (n_buckets,) float64.
+        shape, dtype: of the vector; its device is that of the words.
+        n_bits, bucket_size, layout, norm: as the coder had them; bucket_size is a number.
+        checksum: 64 bits over everything above.
+    """
+
+    words: Any
+    norms: Any
+    shape: tuple
+    dtype: str
+    n_bits: int
+    bucket_size: int
+    layout: str
+    norm: str
+    checksum: int
+
+    @property
+    def n_values(self):
+        """Length of the vector."""
+        return math.prod(self.shape)
+
+    @property
+    def n_bits_codes(self):
+        """Bits of all signs and levels."""
+        return self.n_values * code_width(self.n_bits, self.layout)
+
+    @property
+    def n_bits_padding(self):
+        """Bits of the words that carry nothing."""
+        return 64 * len(self.words) - self.n_bits_codes
+
+    @property
+    def n_bits_norms(self):
+        """64 bits for every bucket."""
+        return 64 * len(self.norms)
+
+    @property
+    def n_bits_header(self):
+        """64 bits each for the size of every axis, the size of a bucket, the checksum, and the four small options."""
+        return 64 * (len(self.shape) + 3)
+
+    @property
+    def n_bits_total(self):
+        """All bits that have to be sent."""
+        return self.n_bits_codes + self.n_bits_padding + self.n_bits_norms + self.n_bits_header
+
+    def __repr__(self):
+        sizes = f"{self.n_bits} bits and sign, {len(self.norms)} norms, {self.n_bits_total} bits in all"
+        return f"Message({self.dtype} {self.shape}, {sizes})"
+
+
+class QSGD:
+    """Unbiased coding of real vectors: |value| / norm lies between two of 2**n_bits levels and goes to one by chance.
+
+    The chance is the place between the levels, so that the decoded vector is the true one on average. No value is
+    off by more than norm / (2**n_bits - 1); a smaller bucket has a smaller norm, and costs 64 bits for it.
+
+    Args:
+        n_bits: bits of a level, 1 to 52; the sign is coded besides.
+        bucket_size: values that share a norm; None for one norm in all.
+        layout: "dense" or "aligned" for one sign bit above the level, or "sections" for a two-bit sign -1, 0, +1,
+            section after section. See `vqcore.pack`.
+        norm: "l2", or "max" for the largest magnitude, which with n_bits=1 is TernGrad.
+
+    Alistarh, Grubic, Li, Tomioka, Vojnovic 2017, "QSGD: Communication-Efficient SGD via Gradient Quantization
+    and Encoding"; Wen et al. 2017, "TernGrad".
+    """
+
+    def __init__(self, n_bits=4, bucket_size=None, layout="dense", norm="l2"):
+        self.n_bits = as_count(n_bits, "n_bits", 1, MAX_BITS)
+        self.bucket_size = None if bucket_size is None else as_count(bucket_size, "bucket_size")
+        self.layout = as_choice(layout, "layout", LAYOUTS)
+        self.norm = as_choice(norm, "norm", ("l2", "max"))
+
+    def __repr__(self):
+        return f"QSGD(n_bits={self.n_bits}, bucket_size={self.bucket_size}, layout={self.layout!r}, norm={self.norm!r})"
+
+    def encode(self, vector, seed=0):
+        """The Message of a vector of any shape; the same seed gives the same bits on numpy, torch CPU and CUDA.
+
+        Raises:
+            InputError: a value is not finite, or the vector might decode to something its dtype cannot hold.
+        """
+        key = _hash(as_count(seed, "seed", low=0))
+        values, shape, dtype, bucket_size = self._open(vector)
+        packing = packing_for(values)
+        scaling = self._scaling(values, bucket_size, dtype)
+        width, ternary = code_width(self.n_bits, self.layout), self.layout == "sections"
+        n_words = n_words_for(len(values), width, self.layout)
+        # A section is filled up with the code of zero, as the source of this layout does.
+        n_codes = n_words * (64 // width) if ternary else len(values)
+        codes = _rounding_for(values).draw_codes(values, bucket_size, scaling, self.n_bits, key, n_codes, ternary)
+        words, norms = packing.pack(codes, width, self.layout, n_words), scaling[3]
+        header = (shape, dtype, self.n_bits, bucket_size, self.layout, self.norm)
+        return Message(words, norms, *header, checksum=_checksum(words, norms, header))
+
+    def decode(self, message):
+        """The vector of a message, in its shape and dtype, on the device of its words.
+
+        How it was coded is read from the message, not from this coder.
+
+        Raises:
+            FormatError: the message is damaged, or no coder made it.
+        """
+        codes, norms = _read(message)
+        values = _rounding_for(codes).values_of(
+            codes, message.bucket_size, norms, message.n_bits, message.layout == "sections", message.dtype
+        )
+        if len(values) and not math.isfinite(float(abs(values).max())):
+            raise FormatError(f"the norms are too large for {message.dtype}")
+        return values.reshape(message.shape)
+
+    def variance(self, vector):
+        """Expected squared error of coding this vector: the sum over buckets of (norm / s)**2 * sum p (1 - p).
+
+        s is 2**n_bits - 1 and p is the fraction of |value| / norm * s. It is at most n / (4 s**2) * norm**2, and
+        by Lemma 3.1 of the paper at most min(n / s**2, sqrt(n) / s) * norm**2.
+        """
+        values, _, dtype, bucket_size = self._open(vector)
+        if not len(values):
+            return 0.0
+        _, scales, scaled_norms, norms = self._scaling(values, bucket_size, dtype)
+        # Relative to the bucket of the largest values, so that a square leaves float64 only if the sum does.
+        common, top, total = float(scales.min()), 2**self.n_bits - 1, 0.0
+        n_full = len(values) // bucket_size
+        for first, last in ((0, n_full), (n_full, len(scales))):
+            if first < last:
+                rows = abs(values[first * bucket_size : last * bucket_size].reshape(last - first, -1))
+                scale, norm = scales[first:last, None], scaled_norms[first:last, None]
+                fractions = rows * scale / (norm + (norm == 0)) * top % 1
+                steps = norms[first:last] * common / top
+                total += float(((fractions * (1 - fractions)).sum(1) * steps**2).sum())
+        total = total / common / common
+        if not math.isfinite(total):
+            raise InputError("the variance of this vector leaves the range of float64: rescale the vector")
+        return total
+
+    def _open(self, vector):
+        """The values flat, as float32 or float64, the vector's shape, its dtype by name, and the size of a bucket."""
+        table = table_for(vector)
+        points = table.to_points(vector, "vector")
+        dtype = _name(getattr(vector, "dtype", points.dtype))
+        dtype = dtype if dtype in ("float16", "bfloat16") else _name(points.dtype)
+        size = max(math.prod(points.shape), 1)
+        return points.reshape(-1), tuple(points.shape), dtype, min(self.bucket_size or size, size)
+
+    def _scaling(self, values, bucket_size, dtype):
+        """What the kernel knows of every bucket, once it is certain that no decoded value can leave the dtype."""
+        scaling = _rounding_for(values).bucket_scales(values, bucket_size, self.norm)
+        if not len(values):
+            return scaling
+        largest, scales, scaled_norms, norms = scaling
+        if not math.isfinite(float(largest.max())):
+            raise InputError("vector holds NaN or infinity: such a gradient has no direction, skip or clip it")
+        top = 2**self.n_bits - 1
+        levels = (largest * scales / (scaled_norms + (scaled_norms == 0)) * top // 1 + 1).clip(max=top)
+        reach = float((levels / top * norms).max())
+        if not reach <= LARGEST[dtype]:
+            raise InputError(
+                f"vector may decode to {reach:.3g}, which {dtype} cannot hold: "
+                f"scale it down, pass a wider dtype, or use a larger n_bits or a smaller bucket_size"
+            )
+        return scaling
+
+
+def code_width(n_bits, layout):
+    """Bits of a value: its level, and a sign of one bit, or of two in sections."""
+    return n_bits + (2 if layout == "sections" else 1)
+
+
+def elias_bits(message, code="omega", zeros="skip"):
+    """Bits of the message if its levels are sent in an Elias code, norms included, header not.
+
+    Args:
+        message: a Message.
+        code: "gamma", "delta" or "omega", the paper's.
+        zeros: "skip" sends the number of levels that are not zero, the gaps before them, their signs and
+            themselves: the paper's code for few levels. "code" sends every level plus one, and a sign after
+            each that is not zero: the paper's for many.
+    """
+    zeros = as_choice(zeros, "zeros", ("skip", "code"))
+    codes, norms = _read(message)
+    levels = table_for(codes).to_host(codes & (2**message.n_bits - 1))
+    places = levels.nonzero()[0]
+    n_bits = len(places) + 64 * len(norms)
+    if zeros == "code":
+        return n_bits + int(elias_lengths(levels + 1, code).sum())
+    gaps = places.copy()
+    gaps[1:] -= places[:-1] + 1
+    return n_bits + sum(int(elias_lengths(sent, code).sum()) for sent in ([len(places) + 1], gaps + 1, levels[places]))
+
+
+def elias_bound(n_values, n_bits, zeros="skip"):
+    """The paper's bound on the expected bits of n_values under one norm of 64 bits, for its omega code.
+
+    It leaves out terms that vanish for large numbers: a real stream of small levels may be a few percent longer.
+
+    For zeros="skip" Theorem 3.2, for "code" the dense regime of Corollary 3.3: 2.8 bits a value where the number
+    of levels is sqrt(n_values).
+    """
+    n, s = as_count(n_values, "n_values"), 2 ** as_count(n_bits, "n_bits", 1, MAX_BITS) - 1
+    if as_choice(zeros, "zeros", ("skip", "code")) == "code":
+        return (2 + math.log2(1 + (s * s + min(n, s * math.sqrt(n))) / n) / 2) * n + 64
+    n_nonzero = s * (s + math.sqrt(n))
+    return (3 + 1.5 * math.log2(2 * (s * s + n) / n_nonzero)) * n_nonzero + 64
+
+
+def _read(message):
+    """The codes (n_values,) and norms of a message in which everything agrees.
+
+    Nothing is reserved for the values before their number has been held against the words.
+    """
+    if not isinstance(message, Message):
+        raise InputError(f"message is a {type(message).__name__}: it must be a Message, as encode returns it")
+    _check_header(message)
+    packing, n_bits, ternary = packing_for(message.words), message.n_bits, message.layout == "sections"
+    words, norms = packing.to_words(message.words), message.norms
+    width, n_values = code_width(n_bits, message.layout), message.n_values
+    n_words, n_norms = n_words_for(n_values, width, message.layout), -(-n_values // message.bucket_size)
+    same_kind = type(norms) is type(message.words) and getattr(norms, "device", None) == getattr(words, "device", None)
+    if words is None or not same_kind or _name(norms.dtype) != "float64":
+        raise FormatError("the words of a message must be uint64 and its norms float64 (in torch int64 and float64)")
+    if len(words) != n_words or tuple(norms.shape) != (n_norms,):
+        raise FormatError(
+            f"shape {message.shape} takes {n_words} words and {n_norms} norms, "
+            f"but there are {len(words)} and {tuple(norms.shape)}"
+        )
+    if n_norms and not (float(norms.min()) >= 0 and float(norms.max()) < math.inf):
+        raise FormatError(f"the norms reach from {float(norms.min())} to {float(norms.max())}")
+    n_codes = n_words * (64 // width) if ternary else n_values
+    if _checksum(words, norms, _header(message)) != message.checksum:
+        raise FormatError("the checksum is not that of the message: something in it was changed")
+    if packing.spare_bits(words, width, n_codes, message.layout):
+        raise FormatError("bits of the words that belong to no value are set")
+    codes = packing.unpack(words, width, n_codes, message.layout)
+    _check_codes(codes, n_values, n_bits, ternary)
+    return codes[:n_values], norms
+
+
+def _header(message):
+    return (message.shape, message.dtype, message.n_bits, message.bucket_size, message.layout, message.norm)
+
+
+def _check_header(message):
+    try:
+        as_count(message.n_bits, "n_bits", 1, MAX_BITS)
+        as_count(message.bucket_size, "bucket_size")
+        as_choice(message.layout, "layout", LAYOUTS)
+        as_choice(message.norm, "norm", ("l2", "max"))
+        as_choice(message.dtype, "dtype", [d for d in LARGEST if d != "bfloat16" or not is_numpy(message.words)])
+        if not isinstance(message.shape, tuple):
+            raise InputError(f"shape={message.shape!r} is not a tuple")
+        for size in message.shape:
+            as_count(size, "shape", low=0)
+        if message.bucket_size > max(message.n_values, 1):
+            raise InputError(f"bucket_size={message.bucket_size} is beyond the {message.n_values} values")
+    except InputError as error:
+        raise FormatError(f"not a message: {error}") from None
+
+
+def _check_codes(codes, n_values, n_bits, ternary):
+    """Refuses a sign that no value has."""
+    zero = 2**n_bits
+    if ternary:
+        wrong = bool((codes >= 3 * zero).any()) or bool(((codes > zero) & (codes < 2 * zero)).any())
+        wrong = wrong or bool((codes[n_values:] != zero).any())
+    else:
+        wrong = bool((codes == zero).any())
+    if wrong:
+        raise FormatError("a value of the message has a sign that no value can have")
+
+
+def _checksum(words, norms, header):
+    """64 bits over the header, the words and the norms: the same in every library."""
+    packing = packing_for(words)
+    return packing.checksum(words, _hash(header)) ^ packing.checksum(packing.bits_of(norms), _hash((header, "norms")))
+
+
+def _hash(thing):
+    """64 bits from a number, or from a tuple of numbers and strings; the same in every process."""
+    return int.from_bytes(hashlib.blake2b(repr(thing).encode(), digest_size=8).digest(), "little")
+
+
+def _name(dtype):
+    """float64 for numpy.dtype("float64") and for torch.float64."""
+    return getattr(dtype, "name", str(dtype)).rpartition(".")[2]
+
+
+def _rounding_for(array):
+    """The loops that round: `kernels.rounding`, or its twin for tensors."""
+    return import_module("vqcore.kernels." + ("rounding" if is_numpy(array) else "rounding_tensors"))
