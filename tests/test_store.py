@@ -267,7 +267,8 @@ def test_hostile_headers_are_refused(tmp_path, case):
         load(tmp_path / "a.vq")
 
 
-@pytest.mark.parametrize("blob", [b"", b"1234567", bytes(8), b"\xff" * 8, (2**63).to_bytes(8, "little") + b"{}", bytes(range(256)),
+@pytest.mark.parametrize("blob", [b"", b"1234567", bytes(8), b"\xff" * 8,
+                                  (2**63).to_bytes(8, "little") + b"{}", bytes(range(256)),
                                   (2).to_bytes(8, "little") + b"{}"])  # fmt: skip
 def test_what_is_no_file_of_ours_is_refused(tmp_path, blob):
     (tmp_path / "a.vq").write_bytes(blob)
