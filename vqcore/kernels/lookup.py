@@ -10,7 +10,7 @@ from numba import njit, prange
 
 from vqcore.kernels.compiled import _frozen  # numba and its threads are set up there
 
-_PARALLEL = njit(parallel=True, cache=True, nogil=True)
+_SERIAL, _PARALLEL = njit(cache=True, nogil=True), njit(parallel=True, cache=True, nogil=True)
 SMALL = 2**18  # additions that one thread does at once
 SLABS, SLAB_SIZE = 8, 32768  # pieces of the codes that threads share when there are few queries
 
@@ -32,7 +32,7 @@ def distance_tables(queries, codebooks, inner):
     """Squared distance, or inner product, of every part of a query with every codeword, in float64."""
     tables = np.empty((len(queries),) + codebooks.shape[:2])
     columns = _frozen(np.ascontiguousarray(codebooks.transpose(0, 2, 1)))
-    fill = _fill_tables_alone if len(queries) * codebooks.size < SMALL else _fill_tables
+    fill = _fill_tables if len(queries) * codebooks.size < SMALL else _fill_tables_together
     fill(_frozen(queries), columns, inner, tables)
     return tables
 
@@ -42,7 +42,7 @@ def nearest(tables, codes, n_neighbors):
     n_slabs = 1 if len(tables) >= SLABS or len(codes) < SLABS * SLAB_SIZE else SLABS
     sums = np.full((len(tables), n_slabs * n_neighbors), np.inf)
     ids = np.full(sums.shape, len(codes), np.int64)
-    scan = _scan_alone if len(tables) * codes.size < SMALL else _scan
+    scan = _scan if len(tables) * codes.size < SMALL else _scan_together
     scan(_frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids)
     order = np.lexsort((ids, sums), axis=1)[:, :n_neighbors]
     return np.take_along_axis(sums, order, 1), np.take_along_axis(ids, order, 1)
@@ -64,49 +64,77 @@ def _decode(codes, codebooks, points):
                 points[i, m * width + d] = codeword[d]
 
 
+# Waking threads takes longer than a small piece of work: each loop exists for one thread as well. (As functions of
+# their own, since one function that is compiled in two ways finds only one of them in numba's cache.)
+
+
+@_SERIAL
 def _fill_tables(queries, columns, inner, tables):
+    for task in range(len(queries) * len(columns)):
+        _fill_table(queries, columns, inner, tables, task)
+
+
+@_PARALLEL
+def _fill_tables_together(queries, columns, inner, tables):
+    for task in prange(len(queries) * len(columns)):
+        _fill_table(queries, columns, inner, tables, task)
+
+
+@_SERIAL
+def _fill_table(queries, columns, inner, tables, task):
     n_subspaces, width, n_codewords = columns.shape
-    for task in prange(len(queries) * n_subspaces):
-        q, m = task // n_subspaces, task % n_subspaces
-        row = tables[q, m]
-        row[:] = 0.0
-        for d in range(width):
-            x, column = np.float64(queries[q, m * width + d]), columns[m, d]
-            for k in range(n_codewords):
-                row[k] += x * column[k] if inner else (x - column[k]) ** 2
+    q, m = task // n_subspaces, task % n_subspaces
+    row = tables[q, m]
+    row[:] = 0.0
+    for d in range(width):
+        x, column = np.float64(queries[q, m * width + d]), columns[m, d]
+        for k in range(n_codewords):
+            row[k] += x * column[k] if inner else (x - column[k]) ** 2
 
 
+@_SERIAL
 def _scan(tables, codes, n_neighbors, n_slabs, sums, ids):
-    n, n_subspaces = codes.shape
+    for task in range(len(tables) * n_slabs):
+        _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task)
+
+
+@_PARALLEL
+def _scan_together(tables, codes, n_neighbors, n_slabs, sums, ids):
     for task in prange(len(tables) * n_slabs):
-        q, slab = task // n_slabs, task % n_slabs
-        table = tables[q]
-        heap = sums[q, slab * n_neighbors : (slab + 1) * n_neighbors]
-        heap_ids = ids[q, slab * n_neighbors : (slab + 1) * n_neighbors]
-        first, last = slab * n // n_slabs, (slab + 1) * n // n_slabs
-        # Four codes at a time: each sum waits for its own last addition, so four run in the time of one.
-        for i in range(first, last - 3, 4):
-            a, b = table[0, codes[i, 0]], table[0, codes[i + 1, 0]]
-            c, d = table[0, codes[i + 2, 0]], table[0, codes[i + 3, 0]]
-            for m in range(1, n_subspaces):
-                a += table[m, codes[i, m]]
-                b += table[m, codes[i + 1, m]]
-                c += table[m, codes[i + 2, m]]
-                d += table[m, codes[i + 3, m]]
-            # Ids ascend: of two equal sums the one that is kept already has the lower id.
-            if a < heap[0] or b < heap[0] or c < heap[0] or d < heap[0]:
-                for j, total in enumerate((a, b, c, d)):
-                    if total < heap[0]:
-                        _replace_largest(heap, heap_ids, total, i + j)
-        for i in range(last - (last - first) % 4, last):
-            total = table[0, codes[i, 0]]
-            for m in range(1, n_subspaces):
-                total += table[m, codes[i, m]]
-            if total < heap[0]:
-                _replace_largest(heap, heap_ids, total, i)
+        _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task)
 
 
-@njit(cache=True, nogil=True)
+@_SERIAL
+def _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task):
+    n, n_subspaces = codes.shape
+    q, slab = task // n_slabs, task % n_slabs
+    table = tables[q]
+    heap = sums[q, slab * n_neighbors : (slab + 1) * n_neighbors]
+    heap_ids = ids[q, slab * n_neighbors : (slab + 1) * n_neighbors]
+    first, last = slab * n // n_slabs, (slab + 1) * n // n_slabs
+    # Four codes at a time: each sum waits for its own last addition, so four run in the time of one.
+    for i in range(first, last - 3, 4):
+        a, b = table[0, codes[i, 0]], table[0, codes[i + 1, 0]]
+        c, d = table[0, codes[i + 2, 0]], table[0, codes[i + 3, 0]]
+        for m in range(1, n_subspaces):
+            a += table[m, codes[i, m]]
+            b += table[m, codes[i + 1, m]]
+            c += table[m, codes[i + 2, m]]
+            d += table[m, codes[i + 3, m]]
+        # Ids ascend: of two equal sums the one that is kept already has the lower id.
+        if a < heap[0] or b < heap[0] or c < heap[0] or d < heap[0]:
+            for j, total in enumerate((a, b, c, d)):
+                if total < heap[0]:
+                    _replace_largest(heap, heap_ids, total, i + j)
+    for i in range(last - (last - first) % 4, last):
+        total = table[0, codes[i, 0]]
+        for m in range(1, n_subspaces):
+            total += table[m, codes[i, m]]
+        if total < heap[0]:
+            _replace_largest(heap, heap_ids, total, i)
+
+
+@_SERIAL
 def _replace_largest(heap, ids, value, number):
     """Put (value, number) in the place of the largest pair, which stands at the root of the heap."""
     size, at = len(heap), 0
@@ -122,8 +150,3 @@ def _replace_largest(heap, ids, value, number):
         heap[at], ids[at] = heap[child], ids[child]
         at = child
     heap[at], ids[at] = value, number
-
-
-# Waking threads takes longer than a small piece of work: each loop is compiled for one thread as well.
-_fill_tables_alone, _fill_tables = njit(cache=True, nogil=True)(_fill_tables), _PARALLEL(_fill_tables)
-_scan_alone, _scan = njit(cache=True, nogil=True)(_scan), _PARALLEL(_scan)
