@@ -134,7 +134,7 @@ class QSGD:
         values = _rounding_for(codes).values_of(
             codes, message.bucket_size, norms, message.n_bits, message.layout == "sections", message.dtype
         )
-        if len(values) and not math.isfinite(float(abs(values).max())):
+        if len(values) and not all(map(math.isfinite, table_for(values).extent(values))):
             raise FormatError(f"the norms are too large for {message.dtype}")
         return values.reshape(message.shape)
 

@@ -66,11 +66,11 @@ def draw_codes(values, bucket_size, scaling, n_bits, key, n_codes, ternary):
 
 def values_of(codes, bucket_size, norms, n_bits, ternary, dtype):
     """The values (n,) that codes stand for: sign * (level / (2**n_bits - 1) * norm of the bucket)."""
-    values = np.empty(len(codes))
+    # To float16 by way of float32, as torch goes.
+    values = np.empty(len(codes), np.float64 if dtype == "float64" else np.float32)
     _values_of(_frozen(codes), bucket_size, _frozen(norms), n_bits, ternary, values)
     with np.errstate(over="ignore"):
-        # By way of float32, as torch does.
-        return values.astype(np.float32).astype(dtype) if dtype == "float16" else values.astype(dtype, copy=False)
+        return values.astype(dtype, copy=False)
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -121,7 +121,7 @@ def _draw_codes(values, bucket_size, scales, divisors, n_bits, key, ternary, cod
             share = abs(value) * scale / divisor * top
             below = np.floor(share)
             uniform = np.float64(np.int64(mix(key + np.uint64(i + 1) * GOLDEN) >> np.uint64(11))) * 2.0**-53
-            # Rounding of the norm may lift the largest share past the top level.
+            # No share passes the top: a rounded square has its own number as square root. Clamped all the same.
             level = min(below + (1.0 if uniform < share - below else 0.0), top)
             if ternary:
                 sign = np.int64(value > 0) - np.int64(value < 0) + 1

@@ -31,7 +31,8 @@ def draw_codes(values, bucket_size, scaling, n_bits, key, n_codes, ternary):
 def values_of(codes, bucket_size, norms, n_bits, ternary, dtype):
     """The values (n,) that codes stand for: sign * (level / (2**n_bits - 1) * norm of the bucket)."""
     if codes.device.type == "cpu":
-        host = rounding.values_of(codes.numpy(), bucket_size, norms.numpy(), n_bits, ternary, "float64")
+        near = "float64" if dtype == "float64" else "float32"
+        host = rounding.values_of(codes.numpy(), bucket_size, norms.numpy(), n_bits, ternary, near)
         return torch.from_numpy(host).to(getattr(torch, dtype))
     return values_of_on_device(codes, bucket_size, norms, n_bits, ternary).to(getattr(torch, dtype))
 
