@@ -14,7 +14,7 @@ KEY := $(shell $(PYTHON) -c "import hashlib, os, sys; from pathlib import Path; 
 STAMP := $(VENV)/installed-$(if $(filter 1,$(words $(KEY))),$(KEY),unknown)
 
 # Comparisons must not depend on how many cores there are, nor on a display.
-TEST_ENV := OMP_NUM_THREADS=1 MPLBACKEND=agg
+TEST_ENV := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 MPLBACKEND=agg
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 .PHONY: help install lab test stress notebooks figures check clean

@@ -5,6 +5,7 @@ from pathlib import Path
 
 # Before anything imports numpy or torch, whose thread pools read these once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import pytest

@@ -85,6 +85,24 @@ def test_fit_lloyd_refuses(bad):
         vq.fit_lloyd(BASE, 8, **bad)
 
 
+@pytest.mark.parametrize("call", [
+    lambda: vq.fit_lloyd(BASE, 8, tol=10**400), lambda: vq.Normal(10**400), lambda: vq.Normal().sample(10**20),
+    lambda: vq.fit_clvq(BASE, 3, step=(1e-300, 1e300)), lambda: vq.assign(torch.zeros(3, 2, device="meta"), BASE[:2, :2]),
+    lambda: vq.assign(torch.full((3, 2), 2**60), BASE[:2, :2]),
+    lambda: vq.cells(BASE, "codebook"), lambda: vq.cells("law", [1.0]), lambda: vq.fit_lloyd_max("normal", 3),
+    lambda: vq.fit_lloyd_max(vq.Normal(), 0), lambda: vq.LogNormal(0, 10.0),
+], ids=range(11))  # fmt: skip
+def test_more_that_is_refused(call):
+    with pytest.raises(vq.InputError):
+        call()
+
+
+def test_unsigned_integers_of_torch_work():
+    for dtype in (torch.uint8, torch.uint16, torch.uint32, torch.int16):
+        points = torch.arange(12).reshape(6, 2).to(dtype)
+        assert vq.encode(points, points.double()).tolist() == list(range(6))
+
+
 def test_an_unknown_argument_is_no_option():
     with pytest.raises(TypeError):
         vq.fit_lloyd(BASE, 8, n_iter=5)

@@ -154,6 +154,58 @@ def test_any_batch_gives_the_same_bits(name, dtype):
             np.testing.assert_array_equal(table.to_host(part[1]), sq_dists[start : start + size])
 
 
+@pytest.mark.parametrize("name", FAST)
+def test_a_tiny_cluster_beside_an_outlier(name):
+    """Products of 1e-22 vanish in float32: the outlier keeps the scale from telling, so the bound must."""
+    rng = np.random.default_rng(0)
+    points = np.concatenate([rng.standard_normal((2000, 4)) * 1e-22, np.ones((1, 4))]).astype(np.float32)
+    codebook = rng.standard_normal((16, 4)) * 1e-22
+    table, library = TABLES[name]
+    codes = table.to_host(table.assign(to_library(points, library), codebook)[0])
+    # The outlier itself is equally far from all of them.
+    np.testing.assert_array_equal(codes[:2000], reference.assign(points, codebook)[0][:2000])
+
+
+def test_fewer_bits_in_a_matrix_product_change_no_code(monkeypatch):
+    """Autocast, and the precisions that torch may be allowed, make the screen coarser, never the answer."""
+    rng = np.random.default_rng(1)
+    points, codebook = rng.standard_normal((3000, 32)).astype(np.float32), rng.standard_normal((256, 32))
+    want = reference.assign(points, codebook)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        np.testing.assert_array_equal(tensors.assign(torch.from_numpy(points), codebook)[0], want)
+    addmm = torch.addmm
+
+    def coarse(bias, a, b, **more):
+        return addmm(bias, a.bfloat16().float(), b.bfloat16().float(), **more)
+
+    monkeypatch.setattr(torch, "addmm", coarse)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    np.testing.assert_array_equal(tensors.assign(torch.from_numpy(points), codebook)[0], want)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
+    assert (tensors.assign(torch.from_numpy(points), codebook)[0].numpy() != want).any(), "the bound is not needed"
+
+
+def test_blocks_of_any_size_give_the_same(monkeypatch):
+    monkeypatch.setattr(tensors, "BLOCK_BYTES", 4096)
+    for case in CASES:
+        assert conformance.faults(tensors, case, lambda array: to_library(array, "torch")) == []
+
+
+def test_a_fork_after_use_is_refused_in_words():
+    """GNU OpenMP would end the child without a word."""
+    program = (
+        "import os, numpy as np, vqcore as vq\n"
+        "points = np.zeros((9, 2)); vq.assign(points, points)\n"
+        "if os.fork() == 0:\n"
+        "    try: vq.assign(points, points)\n"
+        "    except RuntimeError as error: os._exit(7 if 'forked' in str(error) else 8)\n"
+        "    os._exit(9)\n"
+        "print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "7"
+
+
 def test_counts_beyond_two_to_the_24():
     """float32 counters stop at 2**24: faiss and float32 k-means miss this mean by a quarter."""
     points = np.concatenate([np.zeros(2**24, np.float32), np.ones(4_000_000, np.float32)])

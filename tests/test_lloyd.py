@@ -191,6 +191,56 @@ def test_one_codeword_is_the_mean(library):
         np.testing.assert_allclose(fit.distortion, ((points - points.mean(axis=0)) ** 2).sum() / 777, rtol=1e-12)
 
 
+def test_zero_weights_are_as_if_absent(library):
+    """Decoys without weight, far away and in the middle, change no start, no step and no repair."""
+    points = normal(200, 2)
+    decoys = np.concatenate([points, np.full((40, 2), 50.0), normal(60, 2, seed=8)])
+    weight = np.concatenate([np.ones(200), np.zeros(100)])
+    for start in ("k-means++", "random", np.repeat(points[:1], 12, axis=0)):
+        for empty in ("split", "farthest"):
+            fit = vq.fit_lloyd(to_library(decoys, library), 12, start=start, empty=empty, sample_weight=weight, seed=3)
+            assert_agrees(fit, decoys, weight)
+            assert (to_numpy(fit.weights) > 0).all() and np.abs(to_numpy(fit.codebooks[1])).max() < 10
+    got = vq.distortion(to_library(decoys, library), points[:5], sample_weight=weight)
+    assert got == pytest.approx(cdist(points, points[:5], "sqeuclidean").min(axis=1).mean(), rel=1e-12)
+
+
+def test_a_heavy_point_is_found_by_weighted_k_means_plus_plus(library):
+    points, weight = np.concatenate([normal(500, 2), [[3.0, 3.0]]]), np.ones(501)
+    weight[-1] = 1e6
+    hits = [
+        (to_numpy(vq.fit_lloyd(to_library(points, library), 2, n_steps=0, sample_weight=weight, seed=s).codebook) == 3.0).any()
+        for s in range(20)
+    ]
+    assert sum(hits) == 20
+
+
+def test_weights_are_relative(library):
+    points, weight = to_library(normal(300, 2), library), np.random.default_rng(0).random(300)
+    one, tiny = (vq.fit_lloyd(points, 9, sample_weight=weight * scale) for scale in (1.0, 2.0**-900))
+    np.testing.assert_array_equal(to_numpy(one.codebook), to_numpy(tiny.codebook))
+
+
+@pytest.mark.parametrize("points, n_codewords", [
+    (np.array([1.0, 1.0 + 2**-52, 1.0 + 2**-51]), 3),
+    (1e16 + 2 * np.arange(8.0), 8),
+    (1e16 + 2 * np.arange(8.0), 6),
+    (1.7e18 + 256 * np.arange(400.0), 390),
+], ids=["one", "1e16", "1e16, fewer", "timestamps"])  # fmt: skip
+def test_neighbouring_floats_come_to_rest(library, points, n_codewords):
+    for policy in ("split", "farthest"):
+        fit = vq.fit_lloyd(to_library(points, library), n_codewords, empty=policy, n_steps=30)
+        assert (to_numpy(fit.weights) > 0).all()
+    if n_codewords == len(points):
+        assert fit.distortion == 0
+
+
+def test_a_perfect_codebook_stays_perfect(library):
+    for points in (np.repeat([0.1, 0.3, 0.9], [3, 7, 11]), np.repeat(normal(3, 2), [3, 7, 11], axis=0)):
+        fit = vq.fit_lloyd(to_library(points, library), 3)
+        assert fit.converged and fit.distortions == (0.0,)
+
+
 def test_lloyd_cannot_leave_a_poor_fixed_point():
     points = np.array([0.0, 1.0, 10.0, 11.0, 20.0, 21.0])
     fit = vq.fit_lloyd(points, 3, start=[0.0, 1.0, 15.5])

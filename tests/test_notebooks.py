@@ -29,13 +29,29 @@ OUTPUT_WIDGETS = {"interact", "interact_manual", "interactive", "interactive_out
 # Sets of parameters beside the defaults, which nbval runs: another seed, torch, small and large. They
 # are given by notebook, and a parameter that a notebook does not have is an error.
 VARIANTS = {
-    # "00_start_here": [{"seed": 1}, {"library": "torch"}, {"n_codewords": 2}, {"n_codewords": 64}],
+    "00_start_here": [
+        {"seed": 1, "library": "torch"},
+        {"n_points": 200, "n_codewords": 2},
+        {"n_codewords": 64, "seed": 2},
+    ],
+    "01_voronoi_cells": [
+        {"seed": 1, "library": "torch"},
+        {"n_codewords": 2, "n_plane": 4, "n_points": 500},
+        {"n_codewords": 100, "n_plane": 64, "offset": 1e4},
+    ],
+    "02_lloyd_convergence": [
+        {"seed": 1, "library": "torch", "timed_points": 20_000},
+        {"n_codewords": 2, "n_points": 1000, "n_starts": 5, "timed_points": 20_000},
+        {"n_codewords": 48, "seed": 2, "n_starts": 10, "timed_points": 20_000},
+    ],
 }
 
 # One-line faults put into a copy of vqcore: nbval must see a changed number in the notebook that is named.
 # (notebook, module, text that occurs there once, what replaces it)
 MUTANTS = [
-    # ("02_lloyd_convergence", "lloyd.py", "...", "..."),
+    ("00_start_here", "lloyd.py", "sums[mass > 0] / mass[mass > 0, None]", "0.999 * sums[mass > 0] / mass[mass > 0, None]"),
+    ("01_voronoi_cells", "sources.py", "density = self._density(z_middle[:, None]", "density = 0.999 * self._density(z_middle[:, None]"),
+    ("02_lloyd_convergence", "scalar.py", "edges = codebook[:-1] + np.diff(codebook) / 2", "edges = codebook[:-1] + np.diff(codebook) / 2.01"),
 ]
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -9,7 +9,9 @@ _HOME = {
     "fit_lloyd": "lloyd", "fit_lloyd_max": "scalar", "fit_optimal": "optimal", "fit_clvq": "online", "OnlineFit": "online",
     "Fit": "fit", "Certificate": "fit",
     "InputError": "errors", "FormatError": "errors", "EmptyCellError": "errors",
-    "data": None, "view": None,
+    "ProductQuantizer": "product", "pack": "bits", "unpack": "bits", "QSGD": "qsgd", "Message": "qsgd",
+    "save": "store", "load": "store",
+    "data": None, "rates": None, "view": None,
 }  # fmt: skip
 
 __all__ = list(_HOME)

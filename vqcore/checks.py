@@ -82,7 +82,10 @@ def as_real(value, name, low=-math.inf, high=math.inf, open_low=False):
     """A finite float in [low, high], or (low, high] with `open_low`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise InputError(f"{name}={value!r} is a {type(value).__name__}: it must be a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not math.isfinite(number) or number < low or number > high or (open_low and number == low):
         allowed = f"finite, {'above' if open_low else 'at least'} {low} and at most {high}"
         raise InputError(f"{name}={number!r}: it must be {allowed}")
@@ -100,9 +103,16 @@ def as_sample_weight(values, points, name="sample_weight"):
     """Non-negative float64 weights (n,) of the points' own library and device, or None."""
     if values is None:
         return None
-    weights = as_table(values, name, (points.shape[0],))
-    if weights.min() < 0 or not weights.sum() > 0:
-        raise InputError(f"{name} reaches down to {weights.min():g} and sums to {weights.sum():g}: weights must not be negative, nor all zero")
+    table = table_for(values)
+    weights = np.array(table.to_host(table.to_points(values, name)), dtype=np.float64)
+    if weights.shape != (points.shape[0],):
+        raise InputError(f"{name} has shape {weights.shape}: it must be ({points.shape[0]},)")
+    if not np.isfinite(weights).all():
+        raise InputError(f"{name} holds NaN or infinity: remove or replace such values first")
+    if weights.min() < 0 or not weights.max() > 0:
+        raise InputError(f"{name} reaches from {weights.min():g} to {weights.max():g}: weights must not be negative, nor all zero")
+    # Weights are relative: a power of two changes no digit, and keeps their sums in range.
+    weights = np.ldexp(weights, -int(np.frexp(weights.max())[1])) if not 1e-30 < weights.max() < 1e30 else weights
     return table_for(points).from_host(weights, points)
 
 

@@ -1,5 +1,7 @@
 """From points to codes and back: the nearest codeword, and what it costs to stand for its cell."""
 
+import numpy as np
+
 from vqcore import checks
 
 
@@ -25,7 +27,9 @@ def encode(points, codebook):
 
 
 def decode(codes, codebook):
-    """The codewords (..., dim), or (...) in one dimension, that the codes stand for, of the codebook's float type.
+    """The codewords (..., dim), or (...) in one dimension, that the codes stand for.
+
+    They have the codebook's float type; float16 comes back as float32, integers as float64.
 
     Raises:
         InputError: codes that are not integers in [0, n_codewords).
@@ -44,6 +48,20 @@ def distortion(points, codebook, sample_weight=None):
     sample_weight = checks.as_sample_weight(sample_weight, points)
     codes, sq_dists = table.assign(points, codebook)
     return cell_shares(table, codes, sq_dists, len(codebook), sample_weight)[1]
+
+
+def edges_between(ascending):
+    """Edges (n_codewords - 1,) between ascending codewords: the last float that is not nearer to the upper one.
+
+    Between codewords far apart that is their midpoint; between neighbouring floats only this rule agrees with
+    `assign`. The first of equal codewords owns their cell, so the edges between the copies are its upper end.
+    """
+    below = ascending[:-1]
+    above = np.append(ascending, np.inf)[np.searchsorted(ascending, below, side="right")]
+    edges = np.where(np.isinf(above), np.inf, below + (np.where(np.isinf(above), below, above) - below) / 2)
+    with np.errstate(invalid="ignore"):
+        edges = np.where(edges - below > above - edges, np.nextafter(edges, -np.inf), edges)
+    return edges
 
 
 def cell_shares(table, codes, sq_dists, n_codewords, sample_weight=None):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqcore import checks
-from vqcore.coding import cell_shares
+from vqcore.coding import cell_shares, edges_between
 from vqcore.errors import EmptyCellError, InputError
 from vqcore.fit import Fit
 from vqcore.progress import progress_bar
@@ -28,7 +28,7 @@ def fit_lloyd(
 
     Args:
         points: (n, dim) or (n,), numpy or torch.
-        start: "k-means++" (Arthur and Vassilvitskii 2007), "random" (distinct points), or the codewords themselves.
+        start: "k-means++" (Arthur and Vassilvitskii 2007), "random" (drawn without replacement), or the codewords themselves.
         n_steps: steps at most.
         tol: stop when the distortion falls by less than this share; 0 stops only when nothing moves.
         empty: what happens to a codeword that nobody chooses. "split" puts it beside the mean of the cell with
@@ -100,8 +100,9 @@ class _Cells(NamedTuple):
         codes, sq_dists = self.table.assign(self.points, codebook)
         sums, mass = self.table.accumulate(self.points, codes, len(codebook), self.sample_weight)
         sq_errors, _ = self.table.accumulate(sq_dists, codes, len(codebook), self.sample_weight)
-        means = codebook.copy()
-        means[mass > 0] = sums[mass > 0] / mass[mass > 0, None]
+        # A codeword that all its points lie on stays: a rounded mean could only be worse.
+        means, moves = codebook.copy(), sq_errors > 0
+        means[moves] = sums[moves] / mass[moves, None]
         return _State(mass, means, sq_errors, float(sq_errors.sum() / mass.sum()), codes, sq_dists)
 
     def sq_dists(self, state, codebook):
@@ -117,19 +118,12 @@ class _CellsOnLine:
 
     def evaluate(self, codebook):
         ascending = codebook.reshape(-1)
-        mass, means, sq_errors = self.table.interval_moments(self.ordered, midpoints(ascending), ascending)
+        mass, means, sq_errors = self.table.interval_moments(self.ordered, edges_between(ascending), ascending)
+        means = np.where(sq_errors > 0, means, ascending)
         return _State(mass, means.reshape(codebook.shape), sq_errors, float(sq_errors.sum() / mass.sum()))
 
     def sq_dists(self, state, codebook):
         return self.table.assign(self.points, codebook)[1]
-
-
-def midpoints(ascending):
-    """Edges (n_codewords - 1,) between ascending codewords; of equal codewords the first owns the cell."""
-    edges = ascending[:-1] + np.diff(ascending) / 2
-    for i in np.flatnonzero(np.diff(ascending) == 0)[::-1]:
-        edges[i] = edges[i + 1] if i + 1 < len(edges) else np.inf
-    return edges
 
 
 def _step(cells, codebook, state, empty, rng):
@@ -172,6 +166,11 @@ def _repair(cells, state, codebook, means, vacant, policy, rng):
     repaired = means.copy()
     if policy == "farthest":
         places = _farthest(cells, cells.sq_dists(state, codebook), len(vacant))
+        if len(places) == 0:
+            raise InputError(
+                f"n_codewords={len(means)}: the points lie so close together, for their size, that float64 cannot "
+                f"tell as many codewords apart; ask for fewer, or pass empty='drop' or 'keep'"
+            )
         repaired[vacant[: len(places)]] = places
         return repaired
     sq_errors, dim = state.sq_errors.copy(), means[0].size
@@ -267,7 +266,7 @@ def _finish(table, points, sample_weight, story, repairs, converged):
     weights, distortion = cell_shares(table, codes, sq_dists, len(codebook), sample_weight)
     codebooks = tuple(table.from_host(book, points) for book, _ in story)
     return Fit(
-        codebook=codebooks[-1],
+        codebook=table.from_host(codebook.copy(), points),
         codes=codes,
         weights=table.from_host(weights, points),
         distortion=distortion,

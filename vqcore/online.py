@@ -212,7 +212,7 @@ def _as_step(step, n_codewords, dim, n_samples):
         return a, max(math.pi**2 * n_codewords ** (-2 / dim), 100 * a / n_samples)
     if not isinstance(step, (tuple, list)) or len(step) != 2:
         raise InputError(f"step={step!r}: it must be a pair (a, b), the n-th share being a / (a + b n)")
-    return tuple(checks.as_real(value, f"step[{i}]", low=0.0, open_low=True) for i, value in enumerate(step))
+    return tuple(checks.as_real(value, f"step[{i}]", low=1e-30, high=1e30) for i, value in enumerate(step))
 
 
 def _checkpoints(n_samples, batch):

@@ -28,7 +28,7 @@ class Law:
 
     def sample(self, n, seed=0):
         """A float64 sample (n,), always the same numbers for a seed; a numpy Generator is drawn from as it stands."""
-        return self._draw(as_generator(seed), as_count(n, "n"))
+        return self._draw(as_generator(seed), as_count(n, "n", high=2**40))
 
     def pdf(self, x):
         """Density at x, of the shape of x."""
@@ -287,7 +287,7 @@ class LogNormal(Law):
 
     def __post_init__(self):
         # Within these bounds the second moment, exp(2 mean + 2 sigma^2), and its tail stay in float64.
-        _set(self, mean=as_real(self.mean, "mean", -150.0, 150.0), sigma=as_real(self.sigma, "sigma", 1e-9, 10.0))
+        _set(self, mean=as_real(self.mean, "mean", -150.0, 150.0), sigma=as_real(self.sigma, "sigma", 1e-5, 4.0))
 
     scale = property(lambda self: math.exp(self.mean))
     mean_value = property(lambda self: math.exp(self.mean + self.sigma**2 / 2))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vqcore import checks
+from vqcore.coding import edges_between
 from vqcore.errors import InputError
 
 # A vertex this close to a bisector, relative to the lengths it was computed from, lies on it.
@@ -44,7 +45,7 @@ def cells(source, codebook):
     Raises:
         InputError: a one-dimensional codebook that does not ascend, or one that does not fit the source.
     """
-    if hasattr(source, "interval_moments"):
+    if callable(getattr(source, "interval_moments", None)):
         return _cells_of_law(source, _as_ascending(codebook))
     table, points = checks.as_points(source)
     codebook = checks.as_codebook(codebook, points)
@@ -55,16 +56,15 @@ def cells(source, codebook):
     means = codebook.copy()
     means[owned] = (sums[owned].T / counts[owned]).T
     sq_errors, _ = table.accumulate(sq_dists, codes, len(codebook))
-    return Cells(edges, counts / counts.sum(), means, float(sq_errors.sum() / counts.sum()))
+    edges, weights, means = (
+        None if host is None else table.from_host(host, points) for host in (edges, counts / counts.sum(), means)
+    )
+    return Cells(edges, weights, means, float(sq_errors.sum() / counts.sum()))
 
 
 def interior_edges(codebook):
     """Edges (n_codewords - 1,) between the intervals: midpoints, shared by all copies of a repeated codeword."""
-    codebook = _as_ascending(codebook)
-    # The first of equal codewords owns their interval, so the edges between the copies are its upper end.
-    following = np.searchsorted(codebook, codebook[:-1], side="right")
-    above = np.append(codebook, math.inf)[following]
-    return (codebook[:-1] + above) / 2
+    return edges_between(_as_ascending(codebook))
 
 
 def intervals(codebook, low=-math.inf, high=math.inf):

@@ -1,19 +1,19 @@
 """numpy arrays, by numba: blocks of fixed size run in parallel, so that no thread count changes a bit."""
 
 import os
+import sys
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import njit, prange
 
-from vqcore.errors import InputError
+# One variable caps the threads of every numerical library, this one included: numba reads its own when imported.
+if os.environ.get("OMP_NUM_THREADS", "").isdigit() and "numba" not in sys.modules:
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(max(1, int(os.environ["OMP_NUM_THREADS"]))))
 
-# One variable caps the threads of every numerical library, this one included.
-if os.environ.get("OMP_NUM_THREADS", "").isdigit() and "NUMBA_NUM_THREADS" not in os.environ:
-    numba.config.NUMBA_NUM_THREADS = max(1, int(os.environ["OMP_NUM_THREADS"]))
+from numba import njit, prange  # noqa: E402
 
-from vqcore.kernels import nearest as _nearest  # noqa: E402  (numba reads the number of threads when it first compiles)
+from vqcore.errors import InputError  # noqa: E402
+from vqcore.kernels import nearest as _nearest  # noqa: E402
 
 LEAF = 64  # points in a leaf of the moment tree
 
@@ -81,8 +81,10 @@ def assign(points, codebook):
     # Higham 2002, section 3.1: a dot product of length dim + 1 errs by at most (dim + 1) u times the product
     # of norms; rounding the shifted point and codeword adds two u each; both compared scores err.
     slack = 2 * (dim + 6) * np.finfo(work).eps / 2 * np.sqrt(2 * half_norms[:n_codewords].max(), dtype=np.float64)
+    # Products below the normal range lose all digits: so much more may a score err.
+    floor = 4 * (dim + 6) * float(np.finfo(work).tiny)
     _nearest.nearest(
-        _frozen(points.astype(work, copy=False)), codebook, shift, scores_by, half_norms, slack, codes, sq_dists
+        _frozen(points.astype(work, copy=False)), codebook, shift, scores_by, half_norms, slack, floor, codes, sq_dists
     )
     return codes, sq_dists
 
@@ -148,8 +150,28 @@ def draw(weights, uniforms):
     return _draw(_frozen(weights), np.asarray(uniforms, dtype=np.float64))
 
 
+_used = _forked = False
+
+
+def _after_fork():
+    global _forked
+    _forked = _used
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def _frozen(array):
     """A read-only view: numba compiles read-only and writable arrays apart, so all come as one."""
+    global _used
+    if _forked:
+        # The threads did not survive the fork, and GNU OpenMP would end the process without a word.
+        raise RuntimeError(
+            "this process was forked after vqcore had started its threads: start workers by 'spawn' or 'forkserver', "
+            "or fork before the first use of vqcore"
+        )
+    _used = True
     view = array.view()
     view.flags.writeable = False
     return view

@@ -19,7 +19,7 @@ _FAST = {"contract", "nsz"}
 
 
 @njit(parallel=True, cache=True, fastmath=_FAST, nogil=True)
-def nearest(points, codebook, shift, scores_by, half_norms, slack, codes, sq_dists):
+def nearest(points, codebook, shift, scores_by, half_norms, slack, floor, codes, sq_dists):
     """Fill codes (n,) and sq_dists (n,) for points (n, dim) and a float64 codebook (n_codewords, dim).
 
     Args:
@@ -27,6 +27,7 @@ def nearest(points, codebook, shift, scores_by, half_norms, slack, codes, sq_dis
         scores_by: (padded n_codewords, padded dim), the negated shifted codewords in the working precision.
         half_norms: (padded n_codewords,) half the squared norms of the shifted codewords; infinite for padding.
         slack: relative rounding error of a score, times the largest norm of a shifted codeword.
+        floor: what two scores may err by where their products leave the normal range.
     """
     n, dim = points.shape
     n_codewords = len(codebook)
@@ -56,7 +57,7 @@ def nearest(points, codebook, shift, scores_by, half_norms, slack, codes, sq_dis
         for i in range(size):
             code, gap = np.int64(lane_codes[i]), np.float64(second[i] - best[i])
             # Not `<=`: a NaN gap (all scores overflowed) must be decided exactly as well.
-            if n_codewords > 1 and not gap > slack * (largest + 2.02 * np.sqrt(np.float64(norms[i]))):
+            if n_codewords > 1 and not gap > floor + slack * (largest + 2.02 * np.sqrt(np.float64(norms[i]))):
                 code = _decide(points, start + i, codebook)
             codes[start + i] = code
             sq_dists[start + i] = _sq_dist(points, start + i, codebook, code)

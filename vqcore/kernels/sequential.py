@@ -106,6 +106,8 @@ def cell_means(sums, cuts, pivot, scale):
     means = np.empty(len(cuts) - 1)
     for cell in range(len(means)):
         weight, weight_low = _difference(sums, cuts[cell], cuts[cell + 1], WEIGHT)
+        # A high part that has cancelled to zero hands over to the low one.
+        weight, weight_low = _two_sum(weight, weight_low)
         first, first_low = _difference(sums, cuts[cell], cuts[cell + 1], FIRST)
         mean = (first + first_low) / (weight + weight_low)
         mean_low = (_fma(-mean, weight, first) + (first_low - mean * weight_low)) / weight

@@ -13,6 +13,8 @@ BLOCK_BYTES = 64 * 2**20  # of scores held at a time
 
 def to_points(values, name="points", integers=False):
     """A dense tensor of float32 or float64 (or, with `integers`, of integers), detached from autograd."""
+    if values.device.type == "meta":
+        raise InputError(f"{name} is a tensor on the meta device, which holds no values")
     if values.layout != torch.strided or values.is_quantized:
         raise InputError(f"{name} is a sparse or quantized tensor: pass {name}.to_dense()")
     tensor = values.detach().resolve_conj().resolve_neg()
@@ -26,9 +28,11 @@ def to_points(values, name="points", integers=False):
         return tensor
     if tensor.is_floating_point():
         return tensor.float()
-    if tensor.numel() and max(abs(int(tensor.min())), abs(int(tensor.max()))) > 2**53:
-        raise InputError(f"{name} holds integers beyond 2**53, which float64 cannot keep")
-    return tensor.double()
+    # Compared as float64, since torch has no minimum of its larger unsigned types; 2**53 + 1 rounds to 2**53.
+    values = tensor.double()
+    if tensor.numel() and values.abs().max() >= 2**53:
+        raise InputError(f"{name} holds integers of 2**53 and beyond, which float64 cannot keep")
+    return values
 
 
 def from_host(table, like):
@@ -191,14 +195,18 @@ def _screen(points, exact):
 def _assign_block(block, exact, shift, shifted, half_norms, slack):
     """Codes by scores where the two best are clearly apart, by exact distances where they are not."""
     moved = block - shift
-    scores = torch.addmm(half_norms, moved, shifted.T, alpha=-1)
+    # A training loop's autocast would multiply in fewer bits than the bound allows for.
+    with torch.autocast(block.device.type, enabled=False):
+        scores = torch.addmm(half_norms, moved, shifted.T, alpha=-1)
     best, codes = scores.min(1)
     if len(exact) == 1:
         return codes
     scores.scatter_(1, codes[:, None], torch.inf)
     gap = (scores.amin(1) - best).double()
     largest = (2 * half_norms.max()).sqrt().double()
-    bound = slack * (largest + 2.01 * moved.double().square().sum(1).sqrt())
+    # Products below the normal range lose all digits: so much more may a score err.
+    floor = 4 * (exact.shape[1] + 6) * torch.finfo(scores.dtype).tiny
+    bound = floor + slack * (largest + 2.01 * moved.double().square().sum(1).sqrt())
     # A comparison with NaN is false: overflowed scores are doubtful as well.
     doubtful = torch.nonzero((gap > bound).logical_not()).squeeze(1)
     codes[doubtful] = _decide(block[doubtful].double(), exact)
