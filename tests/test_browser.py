@@ -148,7 +148,7 @@ def test_notebook_runs_and_its_sliders_answer_the_keyboard(lab, browser, path):
         for cell in cells:
             assert not any(o["output_type"] == "error" or o.get("name") == "stderr" for o in cell["outputs"]), cell
         if any(WIDGET in output.get("data", {}) for cell in cells for output in cell["outputs"]):
-            page.locator(".jp-OutputArea-output .jupyter-widgets").first.wait_for()
+            page.locator(".jp-OutputArea-output .jupyter-widgets, canvas.vqcore-plane").first.wait_for()
             page.wait_for_timeout(500)  # each view is made on its own
             # A widget whose view fails stays silent in the notebook: a box with an icon stands in its place.
             assert not page.locator(".jupyter-widgets-error-widget").count(), "a widget could not be shown"

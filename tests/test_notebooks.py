@@ -49,7 +49,7 @@ VARIANTS = {
 # One-line faults put into a copy of vqcore: nbval must see a changed number in the notebook that is named.
 # (notebook, module, text that occurs there once, what replaces it)
 MUTANTS = [
-    ("00_start_here", "lloyd.py", "sums[mass > 0] / mass[mass > 0, None]", "0.999 * sums[mass > 0] / mass[mass > 0, None]"),
+    ("00_start_here", "lloyd.py", "sums[moves] / mass[moves, None]", "0.999 * sums[moves] / mass[moves, None]"),
     ("01_voronoi_cells", "sources.py", "density = self._density(z_middle[:, None]", "density = 0.999 * self._density(z_middle[:, None]"),
     ("02_lloyd_convergence", "scalar.py", "edges = codebook[:-1] + np.diff(codebook) / 2", "edges = codebook[:-1] + np.diff(codebook) / 2.01"),
 ]
