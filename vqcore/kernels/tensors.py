@@ -131,13 +131,16 @@ def interval_moments(ordered, edges, codebook):
     first, last = (begin + LEAF - 1) // LEAF, end // LEAF
     sums = torch.zeros((3, len(codewords)), dtype=torch.float64, device=values.device)
     inner = torch.minimum(first * LEAF, end)
+    size = max(1, BLOCK_BYTES // (32 * LEAF))
     for low, high in ((begin, inner), (torch.maximum(last * LEAF, inner), end)):
-        at = low[:, None] + torch.arange(LEAF, device=values.device)
-        inside = at < high[:, None]
-        at = at.clamp(max=n - 1)
-        share = inside.double() if weights is None else inside * weights[at]
-        apart = values[at] - codewords[:, None]
-        sums += torch.stack([share, share * (values[at] - center), share * apart.square()]).sum(2)
+        for cell in range(0, len(codewords), size):
+            some = slice(cell, cell + size)
+            at = low[some, None] + torch.arange(LEAF, device=values.device)
+            inside = at < high[some, None]
+            at = at.clamp(max=n - 1)
+            share = inside.double() if weights is None else inside * weights[at]
+            apart = values[at] - codewords[some, None]
+            sums[:, some] += torch.stack([share, share * (values[at] - center), share * apart.square()]).sum(2)
     for mass, means, sq_errors in levels:
         more = first < last
         for side in ("first", "last"):
