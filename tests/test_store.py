@@ -163,7 +163,7 @@ def damaged(blob, rng):
     return bytes(blob)
 
 
-def corrupt(tmp_path, times):
+def check_damage_is_refused(tmp_path, times):
     rng, path = np.random.default_rng(0), tmp_path / "damaged.vq"
     for kind in ("fit", "turned", "online", "arrays"):
         save(path, thing(kind))
@@ -177,12 +177,12 @@ def corrupt(tmp_path, times):
 
 
 def test_no_damage_goes_unseen(tmp_path):
-    corrupt(tmp_path, 500)
+    check_damage_is_refused(tmp_path, 500)
 
 
 @pytest.mark.slow
 def test_no_damage_goes_unseen_ten_thousand_times(tmp_path):
-    corrupt(tmp_path, 10_000)
+    check_damage_is_refused(tmp_path, 10_000)
 
 
 def test_every_bit_of_the_header(tmp_path):

@@ -112,8 +112,8 @@ class Law:
 
 
 @dataclass(frozen=True)
-class Normal(Law):
-    """The normal law of a mean and a standard deviation."""
+class _MeanAndStd(Law):
+    """A symmetric, log-concave law on the whole line, given by its mean and standard deviation."""
 
     mean: float = 0.0
     std: float = 1.0
@@ -127,7 +127,12 @@ class Normal(Law):
     scale = property(lambda self: self.std)
     mean_value = property(lambda self: self.mean)
     variance = property(lambda self: self.std**2)
-    standard = property(lambda self: Normal())
+    standard = property(lambda self: type(self)())
+
+
+@dataclass(frozen=True)
+class Normal(_MeanAndStd):
+    """The normal law of a mean and a standard deviation."""
 
     @functools.cached_property
     def _panels(self):
@@ -197,22 +202,8 @@ class Uniform(Law):
 
 
 @dataclass(frozen=True)
-class Laplace(Law):
+class Laplace(_MeanAndStd):
     """The two-sided exponential law of a mean and a standard deviation."""
-
-    mean: float = 0.0
-    std: float = 1.0
-    is_log_concave = is_symmetric = True
-    support = (-math.inf, math.inf)
-
-    def __post_init__(self):
-        _set(self, mean=_as_location(self.mean), std=_as_scale(self.std, "std"))
-
-    location = property(lambda self: self.mean)
-    scale = property(lambda self: self.std)
-    mean_value = property(lambda self: self.mean)
-    variance = property(lambda self: self.std**2)
-    standard = property(lambda self: Laplace())
 
     @functools.cached_property
     def _panels(self):
