@@ -89,6 +89,8 @@ FUNCTIONS = {
     "fit_lloyd": lambda points, k: vq.fit_lloyd(points, k, n_steps=5),
     "fit_lloyd random farthest": lambda points, k: vq.fit_lloyd(points, k, start="random", empty="farthest", n_steps=5),
     "fit_clvq": lambda points, k: vq.fit_clvq(points, k, n_samples=300),
+    "fit_medians": lambda points, k: vq.fit_medians(points, k, n_steps=5),
+    "fit_medoids": lambda points, k: vq.fit_medoids(points, k, n_steps=5),
     "fit_optimal": lambda points, k: vq.fit_optimal(points, k),
     "assign": lambda points, k: vq.assign(points, _codebook(points)),
     "distortion": lambda points, k: vq.distortion(points, _codebook(points)),

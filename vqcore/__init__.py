@@ -7,6 +7,7 @@ _HOME = {
     "Normal": "sources", "Uniform": "sources", "Laplace": "sources", "Exponential": "sources", "LogNormal": "sources",
     "Cells": "voronoi", "cells": "voronoi",
     "fit_lloyd": "lloyd", "fit_lloyd_max": "scalar", "fit_optimal": "optimal", "fit_clvq": "online", "OnlineFit": "online",
+    "fit_medians": "medians", "fit_medoids": "medians",
     "Fit": "fit", "Certificate": "fit",
     "InputError": "errors", "FormatError": "errors", "EmptyCellError": "errors",
     "ProductQuantizer": "product", "pack": "bits", "unpack": "bits", "QSGD": "qsgd", "Message": "qsgd",
