@@ -1,5 +1,6 @@
 """Pictures: one look, one function per role, `show` for notebooks, explorers to play with."""
 
+from vqcore.view.bits import draw_bits, draw_rounding, draw_words, field_places
 from vqcore.view.draw import (
     box_around,
     draw_bound,
@@ -18,11 +19,13 @@ from vqcore.view.draw import (
 )
 from vqcore.view.figures import figure, look, mosaic, save, show
 
-_EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "laws", "PlaneExplorer": "plane"}
+_EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "laws", "PlaneExplorer": "plane",
+              "BitsExplorer": "bit_explorers", "RoundingExplorer": "bit_explorers"}  # fmt: skip
 
 __all__ = [
-    "box_around", "draw_bound", "draw_cells", "draw_codebook", "draw_distortions", "draw_edges", "draw_error",
-    "draw_intervals", "draw_law", "draw_now", "draw_plane", "draw_points", "draw_step", "draw_weights",
+    "box_around", "draw_bits", "draw_bound", "draw_cells", "draw_codebook", "draw_distortions", "draw_edges",
+    "draw_error", "draw_intervals", "draw_law", "draw_now", "draw_plane", "draw_points", "draw_rounding", "draw_step",
+    "draw_weights", "draw_words", "field_places",
     "figure", "look", "mosaic", "save", "show", *_EXPLORERS,
 ]  # fmt: skip
 
