@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 import vqcore as vq
 from vqcore.product import ProductQuantizer
+from vqcore.qsgd import Message, _checksum
 from vqcore.store import container, load, save
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -125,7 +126,17 @@ GOLDEN_CONTENTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["fit", "arrays", "quantizer"])
+def golden_message():
+    """Four values in one word of the gradient notebook: signs +, -, 0, + and levels 7, 1, 0, 3 of 7, norm 13."""
+    words, norms = np.array([0xB85134210842108], "<u8"), np.array([13.0])
+    header = ((4, 1), "float32", 3, 4, "sections", "l2")
+    return Message(words, norms, *header, checksum=_checksum(words, norms, header))
+
+
+GOLDEN_CONTENTS["message"] = golden_message()
+
+
+@pytest.mark.parametrize("name", ["fit", "arrays", "quantizer", "message"])
 def test_golden_files_load_for_ever(name, tmp_path):
     path = GOLDEN / f"{name}-1.vq"
     if name == "quantizer":
@@ -142,6 +153,10 @@ def test_golden_files_load_for_ever(name, tmp_path):
         # This version still writes what it wrote: a change of the format needs a new number, and new golden files.
         save(tmp_path / "now.vq", GOLDEN_CONTENTS[name])
         assert (tmp_path / "now.vq").read_bytes() == path.read_bytes()
+    if name == "message":
+        # The checksum in the file is still the one that this version would give.
+        decoded = vq.QSGD().decode(load(path))
+        np.testing.assert_array_equal(decoded, np.float32([[13], [-13 / 7], [0], [39 / 7]]))
 
 
 def damaged(blob, rng):
