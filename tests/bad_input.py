@@ -91,6 +91,8 @@ FUNCTIONS = {
     "fit_clvq": lambda points, k: vq.fit_clvq(points, k, n_samples=300),
     "fit_medians": lambda points, k: vq.fit_medians(points, k, n_steps=5),
     "fit_medoids": lambda points, k: vq.fit_medoids(points, k, n_steps=5),
+    "fit_em": lambda points, k: vq.fit_em(_columns(points), k, 5),
+    "fit_soft_em": lambda points, k: vq.fit_soft_em(points, k, 0.5, 5),
     "fit_optimal": lambda points, k: vq.fit_optimal(points, k),
     "assign": lambda points, k: vq.assign(points, _codebook(points)),
     "distortion": lambda points, k: vq.distortion(points, _codebook(points)),
@@ -101,6 +103,14 @@ def _codebook(points):
     """Eight codewords of the dimension of the points."""
     shape = getattr(points, "shape", (8, 4))
     return BASE[:8, 0] if len(shape) == 1 else BASE[:8, : shape[1] if len(shape) == 2 else 4]
+
+
+def _columns(points):
+    """What came as rows, as columns where it has any."""
+    if isinstance(points, list) and len({len(row) for row in points}) == 1:
+        return [list(column) for column in zip(*points)]
+    n_dims = getattr(points, "ndim", None)
+    return points.T if n_dims == 2 else points[None] if n_dims == 1 else points
 
 
 def outcome(function, name, library):

@@ -19,7 +19,7 @@ FLOORS = [
     ["checks"],
     ["fit", "coding", "rates"],
     ["sources", "data"],
-    ["voronoi", "scalar", "optimal", "lloyd", "online", "medians", "em"],
+    ["voronoi", "scalar", "optimal", "lloyd", "online", "medians", "em", "soft"],
     ["product", "bits", "qsgd", "layers", "compress", "store"],
     ["view"],
     ["sweep"],

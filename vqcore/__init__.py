@@ -8,6 +8,7 @@ _HOME = {
     "Cells": "voronoi", "cells": "voronoi",
     "fit_lloyd": "lloyd", "fit_lloyd_max": "scalar", "fit_optimal": "optimal", "fit_clvq": "online", "OnlineFit": "online",
     "fit_medians": "medians", "fit_medoids": "medians",
+    "fit_em": "em", "EMFit": "em", "fit_soft_em": "soft", "SoftFit": "soft",
     "Fit": "fit", "Certificate": "fit",
     "InputError": "errors", "FormatError": "errors", "EmptyCellError": "errors",
     "ProductQuantizer": "product", "pack": "bits", "unpack": "bits", "QSGD": "qsgd", "Message": "qsgd",

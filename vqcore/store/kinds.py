@@ -5,10 +5,12 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
+from vqcore.em import EMFit
 from vqcore.errors import InputError
 from vqcore.fit import Certificate, Fit
 from vqcore.online import OnlineFit
 from vqcore.product import ProductQuantizer
+from vqcore.soft import SoftFit
 
 INTEGERS, FLOAT64, WORDS = ("int64",), ("float64",), ("uint64", "int64")
 
@@ -139,6 +141,36 @@ def _unpack_online(arrays, attributes, given):
     )
 
 
+def _pack_em(fit):
+    arrays, attributes = _pack_fit(fit)
+    return arrays | {"half_steps": np.array(fit.half_steps, float)}, attributes
+
+
+def _unpack_em(arrays, attributes, given):
+    return EMFit(**_fit_parts(arrays, attributes, given), half_steps=tuple(arrays["half_steps"].tolist()))
+
+
+def _em_agrees(arrays, attributes):
+    # Every second half-step ends a step.
+    return _fit_agrees(arrays, attributes) and np.array_equal(arrays["half_steps"][::2], arrays["distortions"])
+
+
+def _pack_soft(fit):
+    arrays, attributes = _pack_fit(fit)
+    arrays |= {"free_energies": np.array(fit.free_energies, float)}
+    return arrays, {**attributes, "temperature": float(fit.temperature)}
+
+
+def _unpack_soft(arrays, attributes, given):
+    free_energies = tuple(arrays["free_energies"].tolist())
+    parts = _fit_parts(arrays, attributes, given)
+    return SoftFit(**parts, free_energies=free_energies, temperature=attributes["temperature"])
+
+
+def _soft_agrees(arrays, attributes):
+    return _fit_agrees(arrays, attributes) and len(arrays["free_energies"]) == len(arrays["distortions"])
+
+
 def _pack_quantizer(pq):
     pq._check_fitted()
     arrays = {"codebooks": pq.codebooks, "distortions": np.array(pq.distortions, float)}
@@ -216,6 +248,14 @@ KINDS = {
         "online fit", OnlineFit,
         {**_FIT_ARRAYS, "n_samples": (INTEGERS, (1,), False), "running_weights": (FLOAT64, (1,), False)},
         {**_FIT_ATTRIBUTES, "running_distortion": float}, _pack_online, _unpack_online, _fit_agrees,
+    ),
+    "EM fit": Kind(
+        "EM fit", EMFit, {**_FIT_ARRAYS, "half_steps": (FLOAT64, (1,), False)}, _FIT_ATTRIBUTES,
+        _pack_em, _unpack_em, _em_agrees,
+    ),
+    "soft EM fit": Kind(
+        "soft EM fit", SoftFit, {**_FIT_ARRAYS, "free_energies": (FLOAT64, (1,), False)},
+        {**_FIT_ATTRIBUTES, "temperature": float}, _pack_soft, _unpack_soft, _soft_agrees,
     ),
     "product quantizer": Kind(
         "product quantizer", ProductQuantizer,
