@@ -77,7 +77,7 @@ def fit_em(
             if converged or step == n_steps:
                 break
             before, (state, n_repairs) = state, _step(cells, state, eps, max_tentatives, rng)
-            if n_repairs == 0 and np.array_equal(before.codebook, state.codebook):
+            if np.array_equal(before.codebook, state.codebook):
                 converged = True
                 break
             story.append((state.codebook, state.distortion))
@@ -93,7 +93,7 @@ def fit_em(
 
 
 class _State(NamedTuple):
-    """The cells of one codebook: tables of mass, means and squared errors (about codeword and mean), codes, sq_dists."""
+    """The cells of one codebook: mass, means, squared errors about codeword and mean (tables), codes, sq_dists."""
 
     codebook: Any
     mass: Any
@@ -165,6 +165,7 @@ def _step(cells, state, eps, max_tentatives, rng):
         vacant = np.flatnonzero(state.mass == 0)
         if len(vacant):
             if tentative == max_tentatives:
+                _distinct(cells, len(moved), np.arange(len(state.codes)))
                 raise EmptyCellError(
                     f"{len(vacant)} of {len(moved)} cells are empty after max_tentatives={max_tentatives} repairs "
                     f"(codewords {vacant[:8].tolist()}): allow more, or pass another start or seed"
@@ -199,10 +200,8 @@ def _repaired(cells, state, vacant, eps, rng):
 
 
 def _farthest(cells, state, wanted):
-    """At most `wanted` distinct columns (m, dim) of cells with a spread, farthest from their codewords first."""
-    sq_dists, codes = cells.table.to_host(state.sq_dists), cells.table.to_host(state.codes)
-    # What rounding leaves of the spread of one column, or of equal ones, is none.
-    sq_dists = sq_dists * (state.sq_spreads > 1e-12 * state.sq_errors)[codes]
+    """At most `wanted` distinct columns (m, dim), farthest from their codewords first."""
+    sq_dists = cells.table.to_host(state.sq_dists)
     m = min(len(sq_dists), 64 + 8 * wanted)  # some spare ones, as many columns may be equal
     far = np.sort(np.argpartition(-sq_dists, m - 1)[:m])
     far = far[np.argsort(-sq_dists[far], kind="stable")]

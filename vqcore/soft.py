@@ -14,6 +14,7 @@ import numpy as np
 from vqcore import checks
 from vqcore.coding import cell_shares
 from vqcore.em import far_apart, ordered, told
+from vqcore.errors import InputError
 from vqcore.fit import Fit
 from vqcore.lloyd import STARTS, fit_lloyd
 from vqcore.progress import progress_bar
@@ -68,8 +69,8 @@ def fit_soft_em(
         codebook = far_apart(table, points, n_codewords, rng, "points")
     cold = temperature == 0
     fit = fit_lloyd(
-        points, n_codewords, codebook, n_steps if cold else 0, empty="keep", seed=rng, on_step=on_step if cold else None,
-        progress=progress,
+        points, n_codewords, codebook, n_steps if cold else 0, empty="keep", seed=rng,
+        on_step=on_step if cold else None, progress=progress,
     )  # fmt: skip
     if cold:
         return SoftFit(**vars(fit), temperature=temperature, free_energies=fit.distortions)
@@ -81,6 +82,52 @@ def fit_soft_em(
         **parts, codes=codes, distortion=distortion, n_steps=len(story) - 1, converged=converged,
         temperature=temperature, free_energies=tuple(free_energy for _, _, free_energy in story),
     )  # fmt: skip
+
+
+def cooled(points, n_codewords, temperatures, n_steps=200, *, seed=0):
+    """A SoftFit per temperature, hot to cold: each starts from the codebook before, a little disturbed.
+
+    Above the critical temperature all codewords lie at the mean; each time it falls below a critical value a
+    group of codewords parts (deterministic annealing, Rose 1998). Undisturbed, codewords on one spot never part.
+
+    Args:
+        points: (n, dim) or (n,), numpy or torch.
+        temperatures: falling, all positive.
+        n_steps: steps at most at each temperature.
+        seed: of numpy's Generator, or a Generator: the start and the disturbances.
+    """
+    table, points = checks.as_points(points)
+    temperatures = checks.as_table(temperatures, "temperatures", (None,))
+    if not temperatures.min() > 0 or (np.diff(temperatures) > 0).any():
+        low, high = temperatures.min(), temperatures.max()
+        raise InputError(f"temperatures from {high:g} to {low:g}: they must be positive and fall")
+    rng, (mean, covariance) = checks.as_generator(seed), _moments(table, points)
+    spread, fits = 1e-3 * math.sqrt(np.trace(covariance)), []
+    codebook = np.repeat(mean[None], checks.as_count(n_codewords, "n_codewords", high=points.shape[0]), axis=0)
+    for temperature in temperatures.tolist():
+        disturbed = codebook + spread * rng.standard_normal(codebook.shape)
+        start = disturbed.reshape((-1,) + tuple(points.shape[1:]))
+        fits.append(fit_soft_em(points, len(codebook), temperature, n_steps, start))
+        codebook = np.array(table.to_host(fits[-1].codebook), dtype=np.float64).reshape(codebook.shape)
+    return fits
+
+
+def critical_temperature(points):
+    """Twice the largest eigenvalue of the covariance: below it, codewords at the mean are no longer stable.
+
+    A step multiplies small differences between codewords at the mean by 2 C / T (Rose, Gurewitz and Fox 1990).
+    """
+    table, points = checks.as_points(points)
+    return 2 * float(np.linalg.eigvalsh(_moments(table, points)[1])[-1])
+
+
+def _moments(table, points):
+    """Mean (dim,) and covariance (dim, dim) of points as tables."""
+    rows = points.reshape(points.shape[0], -1) + table.from_host(np.zeros(1), points)  # in float64
+    rows = rows - rows[:1]  # near the data, so that nothing cancels
+    n, mean = len(rows), rows.sum(0) / len(rows)
+    covariance = table.to_host((rows - mean).T @ (rows - mean)) / n
+    return np.array(table.to_host(mean + points.reshape(n, -1)[0])), covariance
 
 
 def _soften(table, points, fit, temperature, n_steps, on_step, progress):

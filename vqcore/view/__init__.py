@@ -20,6 +20,8 @@ from vqcore.view.draw import (
 from vqcore.view.figures import figure, look, mosaic, save, show
 
 _EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "laws", "PlaneExplorer": "plane",
+              "ProductExplorer": "products", "draw_parts": "products",
+              "EmptyCellExplorer": "empty", "SoftExplorer": "soft",
               "BitsExplorer": "bit_explorers", "RoundingExplorer": "bit_explorers"}  # fmt: skip
 
 __all__ = [
