@@ -44,6 +44,11 @@ VARIANTS = {
         {"n_codewords": 2, "n_points": 1000, "n_starts": 5, "timed_points": 20_000},
         {"n_codewords": 48, "seed": 2, "n_starts": 10, "timed_points": 20_000},
     ],
+    "06_bit_packing": [
+        {"seed": 1, "library": "torch"},
+        {"n_bits": 1, "n_values": 64, "n_workers": 2, "n_steps": 200},
+        {"n_bits": 16, "n_values": 50_000, "n_workers": 64, "seed": 2},
+    ],
 }
 
 # One-line faults put into a copy of vqcore: nbval must see a changed number in the notebook that is named.
@@ -52,6 +57,7 @@ MUTANTS = [
     ("00_start_here", "lloyd.py", "sums[moves] / mass[moves, None]", "0.999 * sums[moves] / mass[moves, None]"),
     ("01_voronoi_cells", "sources.py", "density = self._density(z_middle[:, None]", "density = 0.999 * self._density(z_middle[:, None]"),
     ("02_lloyd_convergence", "scalar.py", "edges = codebook[:-1] + np.diff(codebook) / 2", "edges = codebook[:-1] + np.diff(codebook) / 2.01"),
+    ("06_bit_packing", "qsgd.py", "fractions * (1 - fractions)).sum(1)", "fractions * (1 - 0.999 * fractions)).sum(1)"),
 ]
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

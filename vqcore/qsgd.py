@@ -221,7 +221,8 @@ def elias_bits(message, code="omega", zeros="skip"):
 def elias_bound(n_values, n_bits, zeros="skip"):
     """The paper's bound on the expected bits of n_values under one norm of 64 bits, for its omega code.
 
-    It leaves out terms that vanish for large numbers: a real stream of small levels may be a few percent longer.
+    It leaves out terms that vanish only for large numbers: a real stream may be longer, by a third where levels are
+    in the tens.
 
     For zeros="skip" Theorem 3.2, for "code" the dense regime of Corollary 3.3: 2.8 bits a value where the number
     of levels is sqrt(n_values).
