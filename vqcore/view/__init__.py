@@ -18,16 +18,19 @@ from vqcore.view.draw import (
     draw_weights,
 )
 from vqcore.view.figures import figure, look, mosaic, save, show
+from vqcore.view.images import assemble, draw_patches, draw_picture, draw_rate_distortion, show_photograph
 
 _EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "laws", "PlaneExplorer": "plane",
               "ProductExplorer": "products", "draw_parts": "products",
               "EmptyCellExplorer": "empty", "SoftExplorer": "soft",
-              "BitsExplorer": "bit_explorers", "RoundingExplorer": "bit_explorers"}  # fmt: skip
+              "BitsExplorer": "bit_explorers", "RoundingExplorer": "bit_explorers",
+              "ImageExplorer": "image_explorer"}  # fmt: skip
 
 __all__ = [
     "box_around", "draw_bits", "draw_bound", "draw_cells", "draw_codebook", "draw_distortions", "draw_edges",
     "draw_error", "draw_intervals", "draw_law", "draw_now", "draw_plane", "draw_points", "draw_rounding", "draw_step",
     "draw_weights", "draw_words", "field_places",
+    "assemble", "draw_patches", "draw_picture", "draw_rate_distortion", "show_photograph",
     "figure", "look", "mosaic", "save", "show", *_EXPLORERS,
 ]  # fmt: skip
 
