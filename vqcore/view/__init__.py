@@ -23,6 +23,7 @@ from vqcore.view.images import assemble, draw_patches, draw_picture, draw_rate_d
 _EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "laws", "PlaneExplorer": "plane",
               "ProductExplorer": "products", "draw_parts": "products",
               "EmptyCellExplorer": "empty", "SoftExplorer": "soft",
+              "LearningExplorer": "learning", "draw_gradients": "learning", "draw_tiles": "learning",
               "BitsExplorer": "bit_explorers", "RoundingExplorer": "bit_explorers",
               "ImageExplorer": "image_explorer"}  # fmt: skip
 
