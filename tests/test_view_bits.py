@@ -87,6 +87,19 @@ def test_the_neighbours_enclose_a_value_and_have_it_as_mean(value, n_bits):
     assert chance * above + (1 - chance) * below == pytest.approx(value, abs=1e-12)
 
 
+@pytest.mark.parametrize("value", [-0.85, 0.1, 0.3])
+def test_a_stem_stands_on_each_neighbour_as_high_as_it_is_likely(value):
+    _, ax = view.figure()
+    ax.set(xlim=(-1, 1), ylim=(0, 1))
+    view.draw_rounding(ax, value, 2)
+    tips = {round(x, 9): height for (_, (x, height)) in (path.vertices for path in ax.collections[0].get_paths())}
+    below, above, chance = neighbours(value, 2)
+    assert tips == pytest.approx({round(below, 9): 1 - chance, round(above, 9): chance})
+    levels, star = ax.lines[0], ax.lines[-1]
+    np.testing.assert_allclose(levels.get_xdata(), np.arange(-3, 4) / 3)
+    assert star.get_xdata() == [value]
+
+
 def test_the_rounding_explorer_shows_an_unbiased_mean_and_a_backward_one():
     explorer = view.RoundingExplorer(n_draws=4000)
     for value, n_bits in ((0.3, 2), (-0.85, 3), (0.1, 1), (-0.01, 4)):

@@ -120,12 +120,13 @@ class RoundingExplorer(Explorer):
         axes["means"].set_title(f"Means {right[-1]:.3f} and, backward, {backward[-1]:.3f}")
 
     def describe(self, state):
+        value, n_bits = state["value"], state["n_bits"]
         right, backward = self.means(state)
-        below, above, chance = bits.neighbours(state["value"], state["n_bits"])
+        below, above, chance = bits.neighbours(value, n_bits)
         return (
-            f"{state['value']:.2f} with {state['n_bits']} bits: {above:.4f} with probability {chance:.4f}, "
-            f"else {below:.4f}; mean of {state['draws']} draws {right[-1]:.4f}, backward {backward[-1]:.4f}, "
-            f"expected {state['value']:.4f} and {below + above - state['value']:.4f}"
+            f"{value:.2f}, {n_bits} bit{'s' * (n_bits > 1)}: {above:.3f} with chance {chance:.2f}, "
+            f"else {below:.3f}; mean of {state['draws']} {right[-1]:.4f}, backward {backward[-1]:.4f} "
+            f"(expected {below + above - value:.4f})"
         )
 
 
