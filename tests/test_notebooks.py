@@ -54,6 +54,11 @@ VARIANTS = {
         {"n_bits": 1, "n_values": 64, "n_workers": 2, "n_steps": 200},
         {"n_bits": 16, "n_values": 50_000, "n_workers": 64, "seed": 2},
     ],
+    "07_images": [
+        {"seed": 1, "library": "torch"},
+        {"name": "flower", "n_colours": 2, "patch_size": 8, "n_codewords": 2},
+        {"n_colours": 256, "patch_size": 2, "n_codewords": 256, "seed": 2},
+    ],
 }
 
 # One-line faults put into a copy of vqcore: nbval must see a changed number in the notebook that is named.
@@ -64,6 +69,7 @@ MUTANTS = [
     ("02_lloyd_convergence", "scalar.py", "edges = codebook[:-1] + np.diff(codebook) / 2", "edges = codebook[:-1] + np.diff(codebook) / 2.01"),
     ("05_product_quantization", "product.py", "self.distortion = self.distortions[-1]", "self.distortion = 0.999 * self.distortions[-1]"),
     ("06_bit_packing", "qsgd.py", "fractions * (1 - fractions)).sum(1)", "fractions * (1 - 0.999 * fractions)).sum(1)"),
+    ("07_images", "rates.py", "len(column) * entropy(", "1.01 * len(column) * entropy("),
 ]
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

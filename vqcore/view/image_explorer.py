@@ -118,7 +118,7 @@ class _Photographs(_Canvas):
                 artist.axes.draw_artist(artist)
             pixels = np.asarray(self.fig.canvas.buffer_rgba())[..., :3].copy()
             self._remove(moving)
-        return images.as_jpeg(pixels, FRAME_QUALITY)
+        return images.as_jpeg(pixels, FRAME_QUALITY, optimize=False)
 
 
 def _title(state):

@@ -18,7 +18,7 @@ from vqcore.kernels import table_for
 from vqcore.view import figures, roles
 from vqcore.view.draw import HALO
 
-JPEG_TRIES = tuple(itertools.product((130, 100, 80, 60), (93, 88, 83)))  # pixels per inch, quality
+JPEG_TRIES = tuple(itertools.product((130, 100, 80, 60), (92, 85, 78)))  # pixels per inch, quality
 MOST_NAMES = 3  # curves that carry their names; more of them get a legend
 
 
@@ -44,9 +44,14 @@ def assemble(rows, shape):
     return blocks.swapaxes(1, 2).reshape(shape)
 
 
-def draw_picture(ax, image, title=None):
-    """An image (height, width, 3) or (height, width) of values from 0 to 255, pixel by pixel, without a frame."""
-    ax.imshow(_as_bytes(image), cmap="gray", vmin=0, vmax=255)
+def draw_picture(ax, image, title=None, sharp=False):
+    """An image (height, width, 3) or (height, width) of values from 0 to 255, without a frame.
+
+    Args:
+        sharp: whether pixels stay squares, for details that are enlarged; else they are smoothed where the page
+            has too few places for them.
+    """
+    ax.imshow(_as_bytes(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest" if sharp else "auto")
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if title is not None:
@@ -63,7 +68,7 @@ def draw_patches(ax, codebook, n_across=None, n_channels=3):
     for i, tile in enumerate(tiles):
         sheet[i // n_across, :size, i % n_across, :size] = tile.reshape(size, size, n_channels)
     sheet = sheet.reshape(n_down * (size + gap), n_across * (size + gap), n_channels)[:-gap, :-gap]
-    draw_picture(ax, sheet if n_channels == 3 else sheet[..., 0])
+    draw_picture(ax, sheet if n_channels == 3 else sheet[..., 0], sharp=True)
 
 
 def draw_rate_distortion(ax, curves, ideal=None, xlabel="bytes, all counted", ylabel="PSNR in dB"):
@@ -84,7 +89,7 @@ def draw_rate_distortion(ax, curves, ideal=None, xlabel="bytes, all counted", yl
                         color=colour, path_effects=HALO, zorder=7)  # fmt: skip
     for name, (rate, quality) in (ideal or {}).items():
         ax.plot(rate, quality, "--", color=looks.get(name, (roles.BOUND,))[0], linewidth=1.2, zorder=2)
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())
     if len(curves) > MOST_NAMES:
@@ -121,12 +126,12 @@ def small_jpeg(fig, largest=figures.LARGEST_PNG):
     return encoded
 
 
-def as_jpeg(pixels, quality):
-    """JPEG bytes of an array (height, width, 3) of bytes, colours at full resolution."""
+def as_jpeg(pixels, quality, optimize=True):
+    """JPEG bytes of an array (height, width, 3) of bytes, colours at full resolution; smaller and slower, or not."""
     from PIL import Image
 
     encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "jpeg", quality=quality, subsampling=0, optimize=True)
+    Image.fromarray(pixels).save(encoded, "jpeg", quality=quality, subsampling=0, optimize=optimize)
     return encoded.getvalue()
 
 
