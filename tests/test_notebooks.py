@@ -39,6 +39,11 @@ VARIANTS = {
         {"n_codewords": 2, "n_plane": 4, "n_points": 500},
         {"n_codewords": 100, "n_plane": 64, "offset": 1e4},
     ],
+    "03_em_and_empty_cells": [
+        {"seed": 1, "library": "torch"},
+        {"n_codewords": 16, "n_columns": 64, "n_points": 200, "n_runs": 5},
+        {"n_codewords": 64, "n_columns": 100, "seed": 2},
+    ],
     "02_lloyd_convergence": [
         {"seed": 1, "library": "torch", "timed_points": 20_000},
         {"n_codewords": 2, "n_points": 1000, "n_starts": 5, "timed_points": 20_000},
@@ -64,6 +69,7 @@ VARIANTS = {
 # One-line faults put into a copy of vqcore: nbval must see a changed number in the notebook that is named.
 # (notebook, module, text that occurs there once, what replaces it)
 MUTANTS = [
+    ("03_em_and_empty_cells", "em.py", "means[moves] = sums[moves]", "means[moves] = 0.999 * sums[moves]"),
     ("00_start_here", "lloyd.py", "sums[moves] / mass[moves, None]", "0.999 * sums[moves] / mass[moves, None]"),
     ("01_voronoi_cells", "sources.py", "density = self._density(z_middle[:, None]", "density = 0.999 * self._density(z_middle[:, None]"),
     ("02_lloyd_convergence", "scalar.py", "edges = codebook[:-1] + np.diff(codebook) / 2", "edges = codebook[:-1] + np.diff(codebook) / 2.01"),
