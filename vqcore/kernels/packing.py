@@ -10,6 +10,7 @@ from numba import njit, prange
 from vqcore.kernels.compiled import _frozen  # numba and its threads are set up there
 
 BLOCK = 64 * 64  # codes that one thread packs at a time: a multiple of 64, so that a block starts a word
+WORDS = 64  # words that one thread packs at a time where no code crosses a word
 WHOLE_BYTES = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # widths at which packing is only copying
 ONE, ALL = np.uint64(1), np.uint64(2**64 - 1)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: Weyl's step between counters
@@ -41,17 +42,28 @@ def pack(codes, n_bits, layout, n_words):
     words = np.zeros(n_words, "<u8")
     if n_bits in WHOLE_BYTES and layout != "sections":
         words.view(WHOLE_BYTES[n_bits])[: len(codes)] = codes
-        return words
-    _PACK[layout](_unsigned(codes), n_bits, words)
+    elif layout == "sections":
+        _pack_sections(_unsigned(codes), n_bits, words)
+    elif layout == "dense" or 64 % n_bits == 0:
+        _pack_dense(_unsigned(codes), n_bits, *_stages(n_bits), words)
+    else:
+        _pack_aligned(_unsigned(codes), n_bits, *_stages(n_bits), words, _places(n_bits))
     return words
 
 
 def unpack(words, n_bits, n_codes, layout):
     """The codes (n_codes,) in words of exactly the right number: int64, or uint64 where the width is 64."""
+    if 64 // n_bits == 1 and layout != "dense":
+        return words.astype(np.uint64 if n_bits == 64 else np.int64)
     if n_bits in WHOLE_BYTES and layout != "sections":
         return words.view(WHOLE_BYTES[n_bits])[:n_codes].astype(np.uint64 if n_bits == 64 else np.int64)
     codes = np.empty(n_codes, np.uint64)
-    _UNPACK[layout](_frozen(words), n_bits, codes)
+    if layout == "sections":
+        _unpack_sections(_frozen(words), n_bits, codes)
+    elif layout == "dense" or 64 % n_bits == 0:
+        _unpack_dense(_frozen(words), n_bits, *_stages(n_bits), codes)
+    else:
+        _unpack_aligned(_frozen(words), n_bits, *_stages(n_bits), codes, _places(n_bits))
     return codes if n_bits == 64 else codes.view(np.int64)
 
 
@@ -59,7 +71,17 @@ def spare_bits(words, n_bits, n_codes, layout):
     """The bits of the words (as one Python int) that belong to no code; 0 in every word that `pack` made."""
     if layout == "dense":
         return int(words[-1]) >> (n_codes * n_bits - 64 * (len(words) - 1)) if len(words) else 0
-    return int(_spare(_frozen(words), n_bits, n_codes, layout == "sections"))
+    if len(words) == 0:
+        return 0
+    # Two runs of words: those that hold `held` codes, and those that hold another number.
+    per_word, n_words = 64 // n_bits, len(words)
+    held, first = (per_word, n_words - 1) if layout == "aligned" else (-(-n_codes // n_words), (n_codes - 1) % n_words + 1)
+    rest = n_codes - first * per_word if layout == "aligned" else held - 1
+    spare = 0
+    for run, held in ((words[:first], held), (words[first:], rest)):
+        low = (per_word - held) * n_bits if layout == "sections" else 0
+        spare |= (int(_all_ones(_frozen(run))) if len(run) else 0) & ~(((1 << held * n_bits) - 1) << low)
+    return spare
 
 
 def checksum(words, start):
@@ -80,14 +102,40 @@ def _unsigned(codes):
     return _frozen(np.ascontiguousarray(codes).view(f"u{codes.dtype.itemsize}"))
 
 
+def _stages(n_bits):
+    """How codes side by side in lanes of a 64-bit item move together, and lanes of the right width (an empty array).
+
+    Three stages, each of which joins the two fields of every pair of lanes: masks of the lower and of the upper field
+    after the move, and the distance that the upper one moves. A stage that is not needed moves nothing. Many items go
+    through a stage at once in the processor's vectors, and only the last step, over items, is one after the other.
+    """
+    lane = next(width for width in WHOLE_BYTES if width >= n_bits)
+    lower, upper, shift = np.full(3, ALL), np.zeros(3, np.uint64), np.zeros(3, np.uint64)
+    for stage, width in enumerate(w for w in (8, 16, 32) if w >= lane):
+        field = n_bits * width // lane
+        pairs = sum(1 << at for at in range(0, 64, 2 * width))
+        lower[stage] = pairs * ((1 << field) - 1)
+        upper[stage] = pairs * ((1 << field) - 1) << field
+        shift[stage] = width - field
+    return np.empty(0, WHOLE_BYTES[lane]), tuple(lower), tuple(upper), tuple(shift)
+
+
+def _places(n_bits):
+    """The lane of each code of WORDS words, where every word's codes start a new item."""
+    per_word, per_item = 64 // n_bits, 8 // _stages(n_bits)[0].itemsize
+    stride = -(-per_word // per_item) * per_item
+    return (stride * np.arange(WORDS)[:, None] + np.arange(per_word)).astype(np.uint32).reshape(-1)
+
+
 @njit(parallel=True, cache=True, nogil=True)
 def _all_ones(codes):
     n_blocks = -(-len(codes) // BLOCK)
     found = np.zeros(n_blocks, codes.dtype)
     for block in prange(n_blocks):
-        ones = codes[0] & codes.dtype.type(0)
-        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, len(codes))):
-            ones |= codes[i]
+        part = codes[block * BLOCK : min(block * BLOCK + BLOCK, len(codes))]
+        ones = part[0]
+        for i in range(len(part)):
+            ones |= part[i]
         found[block] = ones
     ones = np.uint64(0)
     for block in range(n_blocks):
@@ -95,87 +143,134 @@ def _all_ones(codes):
     return ones
 
 
+@njit(inline="always")
+def _join(items, lower, upper, shift):
+    """The fields of every item moved together to its low end."""
+    l0, l1, l2, u0, u1, u2, s0, s1, s2 = lower + upper + shift
+    for i in range(len(items)):
+        x = items[i]
+        x = (x & l0) | ((x >> s0) & u0)
+        x = (x & l1) | ((x >> s1) & u1)
+        items[i] = (x & l2) | ((x >> s2) & u2)
+
+
+@njit(inline="always")
+def _part(items, lower, upper, shift):
+    """The fields at the low end of every item moved apart to their lanes."""
+    l0, l1, l2, u0, u1, u2, s0, s1, s2 = lower + upper + shift
+    for i in range(len(items)):
+        x = items[i]
+        x = (x & l2) | ((x & u2) << s2)
+        x = (x & l1) | ((x & u1) << s1)
+        items[i] = (x & l0) | ((x & u0) << s0)
+
+
+@njit(cache=True, nogil=True)
+def _write(items, width, words):
+    """The low `width` bits (1 to 63) of every item, one after the other."""
+    at, word, filled = 0, np.uint64(0), 0
+    for item in items:
+        word |= item << np.uint64(filled)
+        words[at] = word
+        filled += width
+        if filled >= 64:
+            at, filled = at + 1, filled - 64
+            # What crosses into the next word.
+            word = item >> np.uint64(width - filled)
+    if filled > 0 and at < len(words):
+        words[at] = word
+
+
 @njit(parallel=True, cache=True, nogil=True)
-def _pack_dense(codes, n_bits, words):
-    n = len(codes)
+def _pack_dense(codes, n_bits, lane, lower, upper, shift, words):
+    n, per_item = len(codes), 8 // lane.itemsize
     for block in prange(-(-n // BLOCK)):
-        at, word, filled = block * (BLOCK // 64) * n_bits, np.uint64(0), 0
-        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
-            code = np.uint64(codes[i])
-            word |= code << np.uint64(filled)
-            filled += n_bits
-            if filled >= 64:
-                words[at] = word
-                at += 1
-                filled -= 64
-                # What crosses into the next word; two shifts, because one by 64 is undefined.
-                word = (code >> ONE) >> np.uint64(n_bits - filled - 1)
-        if filled > 0:
-            words[at] = word
+        part = codes[block * BLOCK : min(block * BLOCK + BLOCK, n)]
+        lanes = np.zeros(BLOCK, lane.dtype)
+        for i in range(len(part)):
+            lanes[i] = part[i]
+        items = lanes.view(np.uint64)[: -(-len(part) // per_item)]
+        _join(items, lower, upper, shift)
+        _write(items, n_bits * per_item, words[block * (BLOCK // 64) * n_bits :])
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _pack_aligned(codes, n_bits, words):
-    n, per_word = len(codes), 64 // n_bits
-    for block in prange(-(-len(words) // 64)):
-        for w in range(block * 64, min(block * 64 + 64, len(words))):
-            word = np.uint64(0)
-            for f in range(min(per_word, n - w * per_word)):
-                word |= np.uint64(codes[w * per_word + f]) << np.uint64(f * n_bits)
-            words[w] = word
+def _pack_aligned(codes, n_bits, lane, lower, upper, shift, words, places):
+    n, per_word, per_item = len(codes), 64 // n_bits, 8 // lane.itemsize
+    width, n_items = n_bits * per_item, -(-per_word // per_item)
+    for block in prange(-(-len(words) // WORDS)):
+        out = words[block * WORDS : min(block * WORDS + WORDS, len(words))]
+        part = codes[block * WORDS * per_word : min((block + 1) * WORDS * per_word, n)]
+        lanes = np.zeros(len(out) * n_items * per_item, lane.dtype)
+        for i in range(len(part)):
+            lanes[places[i]] = part[i]
+        items = lanes.view(np.uint64)
+        _join(items, lower, upper, shift)
+        for w in range(len(out)):
+            for j in range(n_items):
+                out[w] |= items[w * n_items + j] << np.uint64(j * width)
 
 
 @njit(parallel=True, cache=True, nogil=True)
 def _pack_sections(codes, n_bits, words):
     n, per_word, n_words = len(codes), 64 // n_bits, len(words)
-    for block in prange(-(-n_words // BLOCK)):
+    for block in prange(-(-n_words // 1024)):
+        out = words[block * 1024 : min(block * 1024 + 1024, n_words)]
         for f in range(per_word):
-            shift = np.uint64((per_word - 1 - f) * n_bits)
-            for w in range(block * BLOCK, min(block * BLOCK + BLOCK, n_words, n - f * n_words)):
-                words[w] |= np.uint64(codes[f * n_words + w]) << shift
+            shift, first = np.uint64((per_word - 1 - f) * n_bits), f * n_words + block * 1024
+            part = codes[min(first, n) : min(first + len(out), n)]
+            for w in range(len(part)):
+                out[w] |= np.uint64(part[w]) << shift
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _unpack_dense(words, n_bits, codes):
-    n, mask = len(codes), ALL >> np.uint64(64 - n_bits)
+def _unpack_dense(words, n_bits, lane, lower, upper, shift, codes):
+    n, per_item = len(codes), 8 // lane.itemsize
+    width, last = n_bits * per_item, len(words) - 1
+    mask = ALL >> np.uint64(64 - width)
     for block in prange(-(-n // BLOCK)):
-        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, n)):
-            w, skip = (i * n_bits) >> 6, (i * n_bits) & 63
-            # The last code has no next word, and what would come from it falls to the mask.
-            above = words[min(w + 1, len(words) - 1)]
-            codes[i] = ((words[w] >> np.uint64(skip)) | ((above << ONE) << np.uint64(63 - skip))) & mask
+        part = codes[block * BLOCK : min(block * BLOCK + BLOCK, n)]
+        items = np.empty(-(-len(part) // per_item), np.uint64)
+        first = block * (BLOCK // 64) * n_bits
+        for i in range(len(items)):
+            at, skip = first + ((i * width) >> 6), np.uint64((i * width) & 63)
+            # The last item has no next word, and what would come from it falls to the mask or beyond the codes.
+            items[i] = ((words[at] >> skip) | ((words[min(at + 1, last)] << ONE) << (np.uint64(63) - skip))) & mask
+        _part(items, lower, upper, shift)
+        lanes = items.view(lane.dtype)
+        for i in range(len(part)):
+            part[i] = lanes[i]
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _unpack_aligned(words, n_bits, codes):
-    n, per_word, mask = len(codes), 64 // n_bits, ALL >> np.uint64(64 - n_bits)
-    for block in prange(-(-len(words) // 64)):
-        for w in range(block * 64, min(block * 64 + 64, len(words))):
-            for f in range(min(per_word, n - w * per_word)):
-                codes[w * per_word + f] = (words[w] >> np.uint64(f * n_bits)) & mask
+def _unpack_aligned(words, n_bits, lane, lower, upper, shift, codes, places):
+    n, per_word, per_item = len(codes), 64 // n_bits, 8 // lane.itemsize
+    width, n_items = n_bits * per_item, -(-per_word // per_item)
+    mask = ALL >> np.uint64(64 - width)
+    for block in prange(-(-len(words) // WORDS)):
+        held = words[block * WORDS : min(block * WORDS + WORDS, len(words))]
+        items = np.empty(len(held) * n_items, np.uint64)
+        for w in range(len(held)):
+            for j in range(n_items):
+                items[w * n_items + j] = (held[w] >> np.uint64(j * width)) & mask
+        _part(items, lower, upper, shift)
+        lanes = items.view(lane.dtype)
+        part = codes[block * WORDS * per_word : min((block + 1) * WORDS * per_word, n)]
+        for i in range(len(part)):
+            part[i] = lanes[places[i]]
 
 
 @njit(parallel=True, cache=True, nogil=True)
 def _unpack_sections(words, n_bits, codes):
     n, per_word, n_words = len(codes), 64 // n_bits, len(words)
     mask = ALL >> np.uint64(64 - n_bits)
-    for block in prange(-(-n_words // BLOCK)):
+    for block in prange(-(-n_words // 1024)):
+        held = words[block * 1024 : min(block * 1024 + 1024, n_words)]
         for f in range(per_word):
-            shift = np.uint64((per_word - 1 - f) * n_bits)
-            for w in range(block * BLOCK, min(block * BLOCK + BLOCK, n_words, n - f * n_words)):
-                codes[f * n_words + w] = (words[w] >> shift) & mask
-
-
-@njit(cache=True, nogil=True)
-def _spare(words, n_bits, n_codes, in_sections):
-    per_word, n_words, spare = 64 // n_bits, len(words), np.uint64(0)
-    for w in range(n_words):
-        held, low = min(per_word, n_codes - w * per_word), 0
-        if in_sections:
-            held = -(-(n_codes - w) // n_words)
-            low = (per_word - held) * n_bits
-        spare |= words[w] & ~((ALL >> np.uint64(64 - held * n_bits)) << np.uint64(low))
-    return spare
+            shift, first = np.uint64((per_word - 1 - f) * n_bits), f * n_words + block * 1024
+            part = codes[min(first, n) : min(first + len(held), n)]
+            for w in range(len(part)):
+                part[w] = (held[w] >> shift) & mask
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -184,7 +279,3 @@ def _checksum(words, start):
     for w in prange(len(words)):
         total += mix(words[w] ^ mix(start + np.uint64(w) * GOLDEN))
     return total
-
-
-_PACK = {"dense": _pack_dense, "aligned": _pack_aligned, "sections": _pack_sections}
-_UNPACK = {"dense": _unpack_dense, "aligned": _unpack_aligned, "sections": _unpack_sections}
