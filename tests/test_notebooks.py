@@ -49,6 +49,11 @@ VARIANTS = {
         {"n_codewords": 2, "n_points": 1000, "n_starts": 5, "timed_points": 20_000},
         {"n_codewords": 48, "seed": 2, "n_starts": 10, "timed_points": 20_000},
     ],
+    "04_learned_codebooks": [
+        {"seed": 1, "library": "torch", "n_passes": 300},
+        {"n_codewords": 2, "n_points": 1000, "n_slots": 4, "n_passes": 400},
+        {"n_codewords": 40, "seed": 2, "n_slots": 16, "n_passes": 300},
+    ],
     "05_product_quantization": [
         {"seed": 1, "library": "torch", "data_sets": "digits patches"},
         {"n_subspaces": 2, "n_codewords": 20, "data_sets": "digits", "n_queries": 100},
@@ -73,6 +78,7 @@ MUTANTS = [
     ("00_start_here", "lloyd.py", "sums[moves] / mass[moves, None]", "0.999 * sums[moves] / mass[moves, None]"),
     ("01_voronoi_cells", "sources.py", "density = self._density(z_middle[:, None]", "density = 0.999 * self._density(z_middle[:, None]"),
     ("02_lloyd_convergence", "scalar.py", "edges = codebook[:-1] + np.diff(codebook) / 2", "edges = codebook[:-1] + np.diff(codebook) / 2.01"),
+    ("04_learned_codebooks", "layers.py", "(counts[won] / mass[won])[:, None]", "0.99 * (counts[won] / mass[won])[:, None]"),
     ("05_product_quantization", "product.py", "self.distortion = self.distortions[-1]", "self.distortion = 0.999 * self.distortions[-1]"),
     ("06_bit_packing", "qsgd.py", "fractions * (1 - fractions)).sum(1)", "fractions * (1 - 0.999 * fractions)).sum(1)"),
     ("07_images", "rates.py", "len(column) * entropy(", "1.01 * len(column) * entropy("),
