@@ -283,6 +283,55 @@ def test_real_vectors_as_well_as_faiss(data, n_subspaces, optimized):
     assert ours >= theirs - 0.03  # two standard errors of 90 or 212 queries
 
 
+@pytest.mark.parametrize("data, n_subspaces", [("digits", 8), ("photograph", 6)])
+def test_from_one_start_as_many_steps_end_where_faiss_ends(data, n_subspaces):
+    points = (vq.data.digits()[0] if data == "digits" else photograph_patches()).astype(np.float32)
+    for seed in range(5):
+        # Careful starts have no codeword twice, which the two libraries would part in ways of their own.
+        start, ours = (
+            ProductQuantizer(n_subspaces, 32).fit(points, seed, start="k-means++", n_steps=n_steps) for n_steps in (0, 25)
+        )
+        assert start.distortions[0] == ours.distortions[0]
+        theirs = faiss_quantizer(points.shape[1], n_subspaces, 32)
+        theirs.train_type, theirs.cp.niter = theirs.Train_hot_start, 25
+        faiss.copy_array_to_vector(start.codebooks.astype(np.float32).ravel(), theirs.centroids)
+        theirs.train(points)
+        their_points = theirs.decode(theirs.compute_codes(points)).astype(float)
+        np.testing.assert_allclose(((their_points - points) ** 2).sum(axis=1).mean(), ours.distortion, rtol=0.005)
+
+
+@pytest.mark.parametrize("data, n_subspaces", [("digits", 8), ("photograph", 6)])
+@pytest.mark.parametrize("optimized, n_seeds", [(False, 12), (True, 5)], ids=["PQ", "OPQ"])
+def test_from_random_starts_as_well_as_faiss_in_the_mean(data, n_subspaces, optimized, n_seeds):
+    points = (vq.data.digits()[0] if data == "digits" else photograph_patches()).astype(np.float32)
+    dim, n_codewords, queries = points.shape[1], 32, slice(0, None, 10)
+    near = np.argsort(cdist(points[queries], points, "sqeuclidean"), axis=1, kind="stable")[:, :10]
+    ours, theirs = [], []
+    for seed in range(n_seeds):
+        faiss_pq, matrix = faiss_quantizer(dim, n_subspaces, n_codewords), np.eye(dim, dtype=np.float32)
+        faiss_pq.cp.seed = 1 + seed
+        if optimized:
+            transform = faiss.OPQMatrix(dim, n_subspaces)
+            transform.pq, transform.max_train_points = faiss_quantizer(dim, n_subspaces, n_codewords), 10**7
+            transform.pq.cp.seed = 1 + seed
+            transform.train(points)
+            matrix = faiss.vector_to_array(transform.A).reshape(dim, dim).T
+        index = faiss.IndexPQ(dim, n_subspaces, n_codewords.bit_length() - 1)
+        faiss_pq.train(points @ matrix)
+        index.pq, index.is_trained = faiss_pq, True
+        index.add(points @ matrix)
+        error = ((index.reconstruct_n(0, len(points)) - points @ matrix).astype(float) ** 2).sum(axis=1).mean()
+        theirs.append((error, vq.rates.recall(index.search((points @ matrix)[queries], 10)[1], near)))
+        pq = ProductQuantizer(n_subspaces, n_codewords, "optimized" if optimized else None).fit(points, seed)
+        ours.append((pq.distortion, vq.rates.recall(pq.search(points[queries], pq.encode(points), 10)[1], near)))
+    (distortion, found), (their_distortion, theirs_found) = np.mean(ours, axis=0), np.mean(theirs, axis=0)
+    assert distortion <= (1.02 if optimized else 1.01) * their_distortion
+    # Two standard errors of the difference of the means. On the photograph OPQ's distortion is a third lower than
+    # theirs, and finds 2 % fewer neighbours: plain blocks pay for it, and distortion is not recall.
+    slack = 2 * np.sqrt((np.var(ours, axis=0)[1] + np.var(theirs, axis=0)[1]) / (n_seeds - 1))
+    assert found >= theirs_found - (0.03 if optimized else max(slack, 0.005))
+
+
 def test_with_the_codebooks_of_others():
     points, queries = normal(3000, 16).astype(np.float32), normal(20, 16, seed=1).astype(np.float32)
     theirs = nanopq.PQ(4, 32, verbose=False).fit(points, iter=5, seed=0)
