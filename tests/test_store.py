@@ -17,12 +17,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import vqcore as vq
+from vqcore.compress import CompressedLayer, CompressedNetwork
 from vqcore.product import ProductQuantizer
 from vqcore.qsgd import Message, _checksum
 from vqcore.store import container, load, save
 
 GOLDEN = Path(__file__).parent / "golden"
-KINDS = ["fit", "line", "law", "online", "quantizer", "turned", "arrays"]
+KINDS = ["fit", "line", "law", "online", "quantizer", "turned", "arrays", "network"]
 
 
 def normal(n=300, dim=4):
@@ -39,7 +40,19 @@ def thing(kind, library="numpy"):
         "quantizer": lambda: ProductQuantizer(2, 8).fit(points),
         "turned": lambda: ProductQuantizer(2, 8, "optimized").fit(points, n_rotations=2),
         "arrays": lambda: {"codes": points[:, 0] > 0, "0.weight": points[:3], "none": points[:0]},
+        "network": lambda: network(library),
     }[kind]()
+
+
+def network(library="numpy"):
+    """A weight of 2 x 6 that two layers share, in blocks of 2, and what is not compressed, one of it shared."""
+    book = np.arange(10, dtype=np.float16).reshape(5, 2) / 8
+    numbers = book, np.array([4, 0, 1, 2, 3, 4]), np.arange(3.0), np.array(7)
+    codebook, codes, bias, count = (to_library(array, library) for array in numbers)
+    return CompressedNetwork(
+        (CompressedLayer(("embed", "layers.0._out"), (2, 6), codebook, codes),),
+        ((("bias", "other.bias"), bias), (("norm.n",), count)),
+    )
 
 
 def same(one, other):
@@ -133,10 +146,10 @@ def golden_message():
     return Message(words, norms, *header, checksum=_checksum(words, norms, header))
 
 
-GOLDEN_CONTENTS["message"] = golden_message()
+GOLDEN_CONTENTS |= {"message": golden_message(), "network": network()}
 
 
-@pytest.mark.parametrize("name", ["fit", "arrays", "quantizer", "message"])
+@pytest.mark.parametrize("name", ["fit", "arrays", "quantizer", "message", "network"])
 def test_golden_files_load_for_ever(name, tmp_path):
     path = GOLDEN / f"{name}-1.vq"
     if name == "quantizer":
@@ -180,10 +193,10 @@ def damaged(blob, rng):
 
 def check_damage_is_refused(tmp_path, times):
     rng, path = np.random.default_rng(0), tmp_path / "damaged.vq"
-    for kind in ("fit", "turned", "online", "arrays"):
+    for kind in ("fit", "turned", "online", "arrays", "network"):
         save(path, thing(kind))
         whole = path.read_bytes()
-        for _ in range(times // 4):
+        for _ in range(times // 5):
             blob = damaged(whole, rng)
             if blob != whole:
                 path.write_bytes(blob)
@@ -236,6 +249,12 @@ def test_a_right_forgery_loads(tmp_path):
     assert load(tmp_path / "a.vq")["a"] == [0.0]
 
 
+def test_a_right_forgery_of_a_network_loads(tmp_path):
+    parts = {"words.0": entry("U64", (1,), (0, 8)), "codebook.0": entry("F16", (3, 2), (8, 20))}
+    forged(tmp_path / "a.vq", header("network", '{"layers":[[["a"],[1,4]]],"rest":[]}', **parts), bytes(20))
+    assert load(tmp_path / "a.vq").layers[0].codes.tolist() == [0, 0]
+
+
 OPEN, ONE = json.dumps(header()).replace(" ", "")[:-1].encode(), json.dumps(entry()).encode()
 NAN = np.array([np.nan]).tobytes()
 HOSTILE = {
@@ -269,6 +288,23 @@ HOSTILE = {
     "an infinite distortion": (
         header("product quantizer", '{"distortion":Infinity,"optimized":false}',
                codebooks=entry(shape=(1, 1, 1)), distortions=entry(offsets=(8, 16))), bytes(16)),
+    "a network of nothing it says": (header("network", '{"layers":[],"rest":[["a"]]}'), b""),
+    "a network without lists": (header("network", '{"layers":3,"rest":[]}'), b""),
+    "a network whose layers are numbers": (header("network", '{"layers":[3],"rest":[]}'), b""),
+    "a network of a codeword that is not there": (
+        header("network", '{"layers":[[["a"],[1,4]]],"rest":[]}',
+               **{"words.0": entry("U64", (1,), (0, 8)), "codebook.0": entry("F16", (3, 2), (8, 20))}),
+        (3).to_bytes(8, "little") + bytes(12)),
+    "a network with a bit too many": (
+        header("network", '{"layers":[[["a"],[1,4]]],"rest":[]}',
+               **{"words.0": entry("U64", (1,), (0, 8)), "codebook.0": entry("F16", (3, 2), (8, 20))}),
+        (16).to_bytes(8, "little") + bytes(12)),
+    "a network of another shape": (
+        header("network", '{"layers":[[["a"],[1,5]]],"rest":[]}',
+               **{"words.0": entry("U64", (1,), (0, 8)), "codebook.0": entry("F16", (3, 2), (8, 20))}), bytes(20)),
+    "a network of one name twice": (
+        header("network", '{"layers":[[["a","a"],[1,4]]],"rest":[]}',
+               **{"words.0": entry("U64", (1,), (0, 8)), "codebook.0": entry("F16", (3, 2), (8, 20))}), bytes(20)),
     "a name twice": (OPEN + b',"a":' + ONE + b',"a":' + ONE + b"}", bytes(8)),
     "deep nesting": (OPEN + b',"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}", b""),
     "a long number": (OPEN + b',"a":' + b"9" * 10**5 + b"}", b""),

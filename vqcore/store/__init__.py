@@ -1,4 +1,4 @@
-"""Files of fits, quantizers, messages and arrays that cannot run code and cannot lie."""
+"""Files of fits, quantizers, messages, compressed networks and arrays that cannot run code and cannot lie."""
 
 import os
 import re
@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 
 
 def save(path, thing):
-    """Write a fit, a ProductQuantizer, a QSGD message or a dict of arrays to a file, all of it or nothing.
+    """Write a fit, a ProductQuantizer, a QSGD message, a CompressedNetwork or a dict of arrays to a file, whole or not.
 
     The file is written beside its place under another name, brought to the disk and renamed: whatever goes wrong,
     an older file of this name stays as it was. Tensors are stored as the arrays they hold.

@@ -1,12 +1,14 @@
 """What a file can hold: for each kind of thing its arrays and numbers, what they must be, and the way back."""
 
+import math
 from functools import cache
 from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
+from vqcore.bits import n_words_for, pack, unpack
 from vqcore.em import EMFit
-from vqcore.errors import InputError
+from vqcore.errors import FormatError, InputError
 from vqcore.fit import Certificate, Fit
 from vqcore.online import OnlineFit
 from vqcore.product import ProductQuantizer
@@ -59,18 +61,19 @@ class Kind(NamedTuple):
 def kind_of(thing):
     """The kind that holds things of this type."""
     for name in KINDS:
-        # Told by name first: a fit need not load what messages are made of.
-        if name != "message" or type(thing).__name__ == "Message":
+        # Told by name first: a fit need not load what messages and networks are made of.
+        if _LATE.get(name) in (None, type(thing).__name__):
             if type(thing) is kind_named(name).type:
                 return kind_named(name)
     raise InputError(
-        f"a {type(thing).__name__} cannot be saved: pass a fit, a ProductQuantizer, a message or a dict of arrays"
+        f"a {type(thing).__name__} cannot be saved: pass a fit, a ProductQuantizer, a message, what "
+        f"compress.extract(model) returns, or a dict of arrays"
     )
 
 
 def kind_named(name):
     """The kind of this name, or None."""
-    return KINDS[name]() if name == "message" else KINDS.get(name)
+    return KINDS[name]() if name in _LATE else KINDS.get(name)
 
 
 _FIT_ARRAYS = {
@@ -234,6 +237,69 @@ def _message():
     )  # fmt: skip
 
 
+@cache
+def _network():
+    """The kind of compressed networks: codes as packed words, codebooks as they are rounded, names as attributes."""
+    from vqcore.compress import CompressedLayer, CompressedNetwork
+
+    def pack_network(network):
+        arrays, layers = {}, []
+        for i, layer in enumerate(network.layers):
+            codes, codebook = _host(layer.codes), _host(layer.codebook)
+            arrays |= {f"words.{i}": pack(codes, _code_bits(codebook)), f"codebook.{i}": codebook}
+            layers.append([list(layer.names), [int(extent) for extent in layer.shape]])
+        arrays |= {f"rest.{i}": array for i, (_, array) in enumerate(network.rest)}
+        return arrays, {"layers": layers, "rest": [list(names) for names, _ in network.rest]}
+
+    def unpack_network(arrays, attributes, given):
+        layers = []
+        for i, (names, shape) in enumerate(attributes["layers"]):
+            codes, codebook = _layer_codes(arrays, i, shape), given(arrays[f"codebook.{i}"])
+            layers.append(CompressedLayer(tuple(names), tuple(shape), codebook, given(codes)))
+        rest = [(tuple(names), given(arrays[f"rest.{i}"])) for i, names in enumerate(attributes["rest"])]
+        return CompressedNetwork(tuple(layers), tuple(rest))
+
+    attributes = {"layers": list, "rest": list}
+    return Kind("network", CompressedNetwork, None, attributes, pack_network, unpack_network, _network_agrees)
+
+
+def _code_bits(codebook):
+    return max(1, (len(codebook) - 1).bit_length())
+
+
+def _layer_codes(arrays, i, shape):
+    """The codes of a layer of this shape, or None where its arrays do not fit it."""
+    codebook, words = arrays[f"codebook.{i}"], arrays[f"words.{i}"]
+    n_values = math.prod(shape)
+    if codebook.dtype.kind != "f" or codebook.ndim != 2 or 0 in codebook.shape or len(codebook) > 2**16:
+        return None
+    n_codes, n_bits = n_values // codebook.shape[1], _code_bits(codebook)
+    if n_values % codebook.shape[1] or words.dtype != np.uint64 or words.shape != (n_words_for(n_codes, n_bits),):
+        return None
+    try:
+        codes = unpack(words, n_bits, n_codes)
+    except FormatError:
+        return None
+    return codes if n_codes and codes.max() < len(codebook) else None
+
+
+def _network_agrees(arrays, attributes):
+    layers, rest = attributes["layers"], attributes["rest"]
+    wanted = {f"{part}.{i}" for i in range(len(layers)) for part in ("words", "codebook")}
+    if arrays.keys() != wanted | {f"rest.{i}" for i in range(len(rest))}:
+        return False
+    if not all(type(layer) is list and len(layer) == 2 and type(layer[1]) is list for layer in layers):
+        return False
+    names = [own for own, _ in layers], rest
+    shapes = [extent for _, shape in layers for extent in shape]
+    return bool(
+        all(type(own) is list and own and all(type(name) is str for name in own) for part in names for own in part)
+        and all(len({name for own in part for name in own}) == sum(map(len, part)) for part in names)
+        and all(type(extent) is int and 0 < extent < 2**48 for extent in shapes)
+        and all(_layer_codes(arrays, i, shape) is not None for i, (_, shape) in enumerate(layers))
+    )
+
+
 def _host(array):
     from vqcore.kernels import table_for
 
@@ -267,4 +333,7 @@ KINDS = {
         lambda arrays, _, given: {name: given(array) for name, array in arrays.items()},
     ),
     "message": _message,
+    "network": _network,
 }  # fmt: skip
+# What takes long to import is made a kind when it is first met: kind -> name of its type.
+_LATE = {"message": "Message", "network": "CompressedNetwork"}
