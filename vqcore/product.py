@@ -97,14 +97,13 @@ class ProductQuantizer:
         table, points = self._as_points(points, "points")
         codes = _lookup(table).empty_codes(points.shape[0], self.n_subspaces, self.n_codewords, points)
         for rows in _blocks(points.shape[0], self.dim):
-            block = _rotated(table, points[rows], self.rotation)
-            for m, part in enumerate(_parts(table, block, self.n_subspaces)):
-                codes[rows, m] = table.assign(part, self.codebooks[m])[0]
+            _lookup(table).encode(_rotated(table, points[rows], self.rotation), self.codebooks, codes[rows])
         return codes
 
     def decode(self, codes, dtype="float64"):
         """The points (n, dim) that codes (n, n_subspaces) stand for, as "float64" or "float32"."""
         table, codes = self._as_codes(codes)
+        dtype = getattr(dtype, "__name__", str(dtype)).removeprefix("torch.")
         dtype = checks.as_choice(dtype, "dtype", ("float64", "float32"))
         points = _lookup(table).decode(codes, self.codebooks, dtype)
         if self.rotation is None:

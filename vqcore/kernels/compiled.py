@@ -65,12 +65,22 @@ def assign(points, codebook):
         ascending, index = np.unique(codebook, return_index=True)
         _nearest.nearest_on_line(_frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
         return codes, sq_dists
-    shift = codebook.mean(axis=0)
+    work = work_type(points, codebook)
+    _nearest.nearest(_frozen(points.astype(work, copy=False)), codebook, *screen(codebook, work), codes, sq_dists)
+    return codes, sq_dists
+
+
+def work_type(points, codebook):
+    """The precision of the scores: that of the points, or float64 where float32 might overflow or vanish."""
     low, high = extent(points)
-    reach = max(abs(low), abs(high), abs(codebook.min()), abs(codebook.max()), abs(shift).max())
-    # float32 scores must neither overflow nor vanish; float64 always has the room, behind the door.
-    work = np.float32 if points.dtype == np.float32 and 1e-12 < reach < 1e15 else np.float64
-    shift = shift.astype(work)
+    # A shift by the mean at most doubles what is there.
+    reach = max(abs(low), abs(high), abs(codebook.min()), abs(codebook.max()))
+    return np.float32 if points.dtype == np.float32 and 1e-12 < reach < 1e15 else np.float64
+
+
+def screen(codebook, work):
+    """What the scores need to know of a codebook: shift, scores_by, half_norms, slack and floor (see `nearest`)."""
+    shift = codebook.mean(axis=0).astype(work)
     moved = codebook - shift
     n_codewords, dim = codebook.shape
     padded = 2 if dim <= 2 else 4 if dim <= 4 else -(-dim // 8) * 8
@@ -82,11 +92,7 @@ def assign(points, codebook):
     # of norms; rounding the shifted point and codeword adds two u each; both compared scores err.
     slack = 2 * (dim + 6) * np.finfo(work).eps / 2 * np.sqrt(2 * half_norms[:n_codewords].max(), dtype=np.float64)
     # Products below the normal range lose all digits: so much more may a score err.
-    floor = 4 * (dim + 6) * float(np.finfo(work).tiny)
-    _nearest.nearest(
-        _frozen(points.astype(work, copy=False)), codebook, shift, scores_by, half_norms, slack, floor, codes, sq_dists
-    )
-    return codes, sq_dists
+    return shift, scores_by, half_norms, slack, 4 * (dim + 6) * float(np.finfo(work).tiny)
 
 
 def accumulate(values, codes, n_codewords, sample_weight=None):

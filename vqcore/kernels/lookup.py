@@ -8,7 +8,9 @@ n_queries x n is held, and neither the number of threads nor of slabs changes a 
 import numpy as np
 from numba import njit, prange
 
+from vqcore.kernels import compiled
 from vqcore.kernels.compiled import _frozen  # numba and its threads are set up there
+from vqcore.kernels.nearest import nearest_parts
 
 _SERIAL, _PARALLEL = njit(cache=True, nogil=True), njit(parallel=True, cache=True, nogil=True)
 SMALL = 2**18  # additions that one thread does at once
@@ -18,6 +20,18 @@ SLABS, SLAB_SIZE = 8, 32768  # pieces of the codes that threads share when there
 def empty_codes(n, n_subspaces, n_codewords, like):
     """Codes (n, n_subspaces) to be filled, in the smallest type: uint8 up to 256 codewords, then uint16."""
     return np.empty((n, n_subspaces), np.uint8 if n_codewords <= 256 else np.uint16)
+
+
+def encode(points, codebooks, codes):
+    """Fill codes (n, n_subspaces) with the nearest codeword of every part of the points (n, dim)."""
+    if codebooks.shape[2] == 1:
+        for m, codebook in enumerate(codebooks):
+            codes[:, m] = compiled.assign(np.ascontiguousarray(points[:, m : m + 1]), codebook)[0]
+        return
+    work = compiled.work_type(points, codebooks)
+    *screens, floors = zip(*(compiled.screen(codebook, work) for codebook in codebooks))
+    points = _frozen(points.astype(work, copy=False))
+    nearest_parts(points, _frozen(codebooks), *map(np.stack, screens), floors[0], codes)
 
 
 def decode(codes, codebooks, dtype):

@@ -6,7 +6,12 @@ from vqcore.kernels import lookup
 from vqcore.kernels.lookup_tensors import empty_codes
 from vqcore.kernels.shared import _memory
 
-__all__ = ["empty_codes", "decode", "distance_tables", "nearest"]
+__all__ = ["empty_codes", "encode", "decode", "distance_tables", "nearest"]
+
+
+def encode(points, codebooks, codes):
+    """Fill codes (n, n_subspaces) with the nearest codeword of every part of the points (n, dim)."""
+    lookup.encode(_memory(points), codebooks, codes.numpy())
 
 
 def decode(codes, codebooks, dtype):

@@ -2,12 +2,18 @@
 
 import torch
 
-from vqcore.kernels.tensors import BLOCK_BYTES, from_host
+from vqcore.kernels.tensors import BLOCK_BYTES, assign, from_host
 
 
 def empty_codes(n, n_subspaces, n_codewords, like):
     """Codes (n, n_subspaces) to be filled: uint8 up to 256 codewords, then int32, as torch computes with no uint16."""
     return torch.empty((n, n_subspaces), dtype=torch.uint8 if n_codewords <= 256 else torch.int32, device=like.device)
+
+
+def encode(points, codebooks, codes):
+    """Fill codes (n, n_subspaces) with the nearest codeword of every part of the points (n, dim)."""
+    for m, part in enumerate(points.reshape(len(points), *codebooks.shape[::2]).unbind(1)):
+        codes[:, m] = assign(part.contiguous(), codebooks[m])[0]
 
 
 def decode(codes, codebooks, dtype):

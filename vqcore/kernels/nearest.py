@@ -29,38 +29,64 @@ def nearest(points, codebook, shift, scores_by, half_norms, slack, floor, codes,
         slack: relative rounding error of a score, times the largest norm of a shifted codeword.
         floor: what two scores may err by where their products leave the normal range.
     """
-    n, dim = points.shape
-    n_codewords = len(codebook)
-    largest = np.sqrt(2 * np.max(half_norms[:n_codewords]))
+    n = len(points)
     for block in prange((n + LANES - 1) // LANES):
         start = block * LANES
-        size = min(LANES, n - start)
-        # Feature d of lane i is lanes[d * LANES + i].
-        lanes = np.zeros(scores_by.shape[1] * LANES, scores_by.dtype)
-        for i in range(size):
-            for d in range(dim):
-                lanes[d * LANES + i] = points[start + i, d] - shift[d]
-        norms = np.zeros(LANES, scores_by.dtype)
-        for d in range(dim):
-            feature = lanes[d * LANES : (d + 1) * LANES]
-            for i in range(LANES):
-                norms[i] += feature[i] * feature[i]
-        sums = np.full(4 * LANES, np.inf, scores_by.dtype)
         lane_codes = np.zeros(LANES, np.int32)
-        if scores_by.shape[1] == 2:
-            _scan_two(lanes, scores_by, half_norms, sums, lane_codes)
-        elif scores_by.shape[1] == 4:
-            _scan_four(lanes, scores_by, half_norms, sums, lane_codes)
-        else:
-            _scan(lanes, scores_by, half_norms, sums, lane_codes)
-        best, second = sums[BEST * LANES :], sums[SECOND * LANES :]
-        for i in range(size):
-            code, gap = np.int64(lane_codes[i]), np.float64(second[i] - best[i])
-            # Not `<=`: a NaN gap (all scores overflowed) must be decided exactly as well.
-            if n_codewords > 1 and not gap > floor + slack * (largest + 2.02 * np.sqrt(np.float64(norms[i]))):
-                code = _decide(points, start + i, codebook)
-            codes[start + i] = code
-            sq_dists[start + i] = _sq_dist(points, start + i, codebook, code)
+        _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, slack, floor, lane_codes)
+        for i in range(min(LANES, n - start)):
+            codes[start + i] = lane_codes[i]
+            sq_dists[start + i] = _sq_dist(points, start + i, codebook, lane_codes[i])
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def nearest_parts(points, codebooks, shifts, scores_by, half_norms, slacks, floor, codes):
+    """Fill codes (n, n_parts) of the n_parts runs of columns of points (n, dim), each with a codebook of its own.
+
+    The arguments of `nearest` with one more axis in front. A point is read once for all its parts.
+    """
+    n, (n_parts, _, width) = len(points), codebooks.shape
+    for block in prange((n + LANES - 1) // LANES):
+        start = block * LANES
+        lane_codes = np.zeros(LANES, np.int32)
+        for m in range(n_parts):
+            part = points[:, m * width : (m + 1) * width]
+            _nearest_of_block(
+                part, start, codebooks[m], shifts[m], scores_by[m], half_norms[m], slacks[m], floor, lane_codes
+            )
+            for i in range(min(LANES, n - start)):
+                codes[start + i, m] = lane_codes[i]
+
+
+@njit(fastmath=_FAST, nogil=True)
+def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, slack, floor, lane_codes):
+    """Fill lane_codes for the LANES points that begin at `start`, or as many as there are."""
+    (n, dim), n_codewords = points.shape, len(codebook)
+    size = min(LANES, n - start)
+    largest = np.sqrt(2 * np.max(half_norms[:n_codewords]))
+    # Feature d of lane i is lanes[d * LANES + i].
+    lanes = np.zeros(scores_by.shape[1] * LANES, scores_by.dtype)
+    for i in range(size):
+        for d in range(dim):
+            lanes[d * LANES + i] = points[start + i, d] - shift[d]
+    norms = np.zeros(LANES, scores_by.dtype)
+    for d in range(dim):
+        feature = lanes[d * LANES : (d + 1) * LANES]
+        for i in range(LANES):
+            norms[i] += feature[i] * feature[i]
+    sums = np.full(4 * LANES, np.inf, scores_by.dtype)
+    if scores_by.shape[1] == 2:
+        _scan_two(lanes, scores_by, half_norms, sums, lane_codes)
+    elif scores_by.shape[1] == 4:
+        _scan_four(lanes, scores_by, half_norms, sums, lane_codes)
+    else:
+        _scan(lanes, scores_by, half_norms, sums, lane_codes)
+    best, second = sums[BEST * LANES :], sums[SECOND * LANES :]
+    for i in range(size):
+        gap = np.float64(second[i] - best[i])
+        # Not `<=`: a NaN gap (all scores overflowed) must be decided exactly as well.
+        if n_codewords > 1 and not gap > floor + slack * (largest + 2.02 * np.sqrt(np.float64(norms[i]))):
+            lane_codes[i] = _decide(points, start + i, codebook)
 
 
 # One flat array of sums and one slice of features at a time: the compiler then sees after three comparisons that
