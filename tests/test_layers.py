@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 import vqcore as vq
 from vqcore import kernels
 from vqcore.layers import ESTIMATORS, UPDATES, VectorQuantize
+from vqcore.view import LearningExplorer, draw_tiles, figure
 
 DEVICES = [library.partition(":")[2] or "cpu" for library in LIBRARIES if library != "numpy"]
 # Dynamo looks at the `.grad` of what is no leaf, and its own modules use what torch deprecates.
@@ -528,3 +529,32 @@ def test_a_network_with_it_learns_the_digits():
     out = layer.eval()(encoder(unseen))
     assert (decoder(out.points_hat) - unseen).square().mean() < 0.2 * (unseen - seen.mean(0)).square().mean()
     assert len(layer.encode(encoder(seen)).unique()) > 0.9 * 64
+
+
+# Its pictures
+
+
+def test_the_explorer_of_learning_tells_the_distortions_of_its_stories():
+    points = normal(300, 2)
+    story = vq.fit_lloyd(points, 5, n_steps=4, start="random").codebooks
+    explorer = LearningExplorer(points, {"one": story, "other": story[::-1]}, level=0.1)
+    wanted = [vq.distortion(points, codebook) for codebook in story]
+    frames = set()
+    for epoch in range(len(story)):
+        explorer.set(epoch=epoch)
+        frames.add(bytes(explorer.picture.value))
+        told = f"one {wanted[epoch]:.4f}, other {wanted[-1 - epoch]:.4f}; best known 0.1000"
+        assert explorer.summary() == f"Distortion after epoch {epoch}: {told}"
+    assert len(frames) == len(story)
+    for bad in ({"one": story}, {"one": story, "other": story[:2]}, {"one": [], "other": []}):
+        with pytest.raises(vq.InputError, match="stories"):
+            LearningExplorer(points, bad)
+
+
+def test_tiles_stand_in_rows_and_columns_with_gaps_between():
+    ax = figure()[1]
+    draw_tiles(ax, torch.arange(6.0).reshape(2, 3, 1, 1) / 10)
+    sheet = 1 - ax.images[0].get_array()
+    assert sheet.shape == (3, 5)
+    np.testing.assert_allclose(sheet[::2, ::2], np.arange(6).reshape(2, 3) / 10, atol=1e-7)
+    assert (sheet[1] == 0).all() and (sheet[:, 1::2] == 0).all()
