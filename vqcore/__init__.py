@@ -13,7 +13,8 @@ _HOME = {
     "InputError": "errors", "FormatError": "errors", "EmptyCellError": "errors",
     "ProductQuantizer": "product", "pack": "bits", "unpack": "bits", "QSGD": "qsgd", "Message": "qsgd",
     "save": "store", "load": "store",
-    "data": None, "rates": None, "layers": None, "compress": None, "view": None,
+    "record": "sweep",
+    "data": None, "rates": None, "layers": None, "compress": None, "view": None, "sweep": None,
 }  # fmt: skip
 
 __all__ = list(_HOME)

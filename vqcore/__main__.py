@@ -1,4 +1,4 @@
-"""The command line: `vqcore check` compares the kernels of this machine with the reference, and times them."""
+"""The command line: `vqcore check` compares the kernels here with the reference and times them, `vqcore sweep` runs a study."""
 
 import argparse
 import sys
@@ -6,14 +6,18 @@ import time
 
 import numpy as np
 
+from vqcore.sweep import command as sweeping
+
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="vqcore", description="Vector quantization: checks of this installation.")
+    parser = argparse.ArgumentParser(prog="vqcore", description="Vector quantization: checks of this installation, and studies.")
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="compare every kernel with the readable reference, then time it")
     check.add_argument("--device", default="numpy", help="numpy (default), or a torch device: cpu, cuda, cuda:1")
+    study = commands.add_parser("sweep", help="run a notebook over a grid of parameters, on Dask")
+    sweeping.add_options(study)
     chosen = parser.parse_args(arguments)
-    return check_kernels(chosen.device)
+    return sweeping.main(chosen) if chosen.command == "sweep" else check_kernels(chosen.device)
 
 
 def check_kernels(device):

@@ -1,0 +1,357 @@
+"""Studies: which runs a grid names, what a run hands over, and that a record is the only proof of success."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_notebook
+from papermill.translators import PythonTranslator
+
+import vqcore as vq
+from vqcore.sweep import folder as store
+from vqcore.sweep.grid import canonical, conforming, expand, plain, values_of
+from vqcore.sweep.notebook import read_notebook
+from vqcore.sweep.recording import recorded
+from vqcore.sweep.table import row_of
+
+PARAMETERS = """
+from typing import Optional
+n: int = 8                # a whole number
+width: float = 0.5        # a number
+name: str = "ok"          # a text
+fast: bool = False        # yes or no
+sizes: list[int] = [1]    # several
+table: dict[str, float] = {}  # by name
+limit: Optional[int] = None   # perhaps
+either: "int | None" = None   # as text
+plain = 3
+computed = 2 ** 3
+"""
+CELLS = [
+    "import os, sys, time\nimport vqcore as vq",
+    """
+if name == "raise":
+    raise ValueError("no good")
+if name == "exit":
+    sys.exit(0)
+if name == "exit 1":
+    sys.exit(1)
+if name == "die":
+    os._exit(0)
+if name == "kill":
+    os.kill(os.getpid(), 9)
+if name == "hang":
+    time.sleep(600)
+if name == "deaf":
+    import signal
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end = time.time() + 600
+    while time.time() < end:
+        time.sleep(1)
+if name == "orphans":
+    import subprocess
+    child = subprocess.Popen(["sleep", "600"])
+    open(os.environ["VQ_TEST_ORPHAN"], "w").write(str(child.pid))
+if name == "runner":
+    os.kill(os.getppid(), 9)
+    time.sleep(600)
+if name == "once" and not os.path.exists(os.environ["VQ_TEST_ONCE"]):
+    open(os.environ["VQ_TEST_ONCE"], "w").close()
+    os._exit(1)
+""",
+    'with open(os.environ.get("VQ_TEST_LOG", os.devnull), "a") as log:\n    log.write(f"{n} {width} {name}\\n")',
+    "vq.record(product=n * width, threads=os.environ['OMP_NUM_THREADS'])\nvq.record(name=name, sizes=sizes)",
+]
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """A small notebook that fails in many ways, as its parameter `name` tells it."""
+    path = tmp_path_factory.mktemp("study") / "small.ipynb"
+    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, CELLS)]
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=cells, metadata=spec), path)
+    return path
+
+
+def sweep(notebook, folder, *arguments, timeout=200, **env):
+    """The finished command."""
+    command = [sys.executable, "-m", "vqcore", "sweep", str(notebook), "-o", str(folder), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | env)
+
+
+def rows(folder):
+    with open(folder / "results.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# ---- which runs a grid names
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("n=1,2,3", [1, 2, 3]),
+        ("n=0:4", [0, 1, 2, 3]),
+        ("n=10:0:-5", [10, 5]),
+        ("width=1e-3,2", [0.001, 2]),
+        ("fast=true,false", [True, False]),
+        ('name="a, b","c"', ["a, b", "c"]),
+        ("name=numpy,torch:cuda", ["numpy", "torch:cuda"]),
+        ("sizes=[1,2],[3]", [[1, 2], [3]]),
+        ('table={"a":1}', [{"a": 1}]),
+        ("limit=null,3", [None, 3]),
+    ],
+)
+def test_values_of_an_option(notebook, option, values):
+    assert values_of(option, read_notebook(notebook).declared) == (option.partition("=")[0], values)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["n", "n=", "n=1,,2", "n=1:", "n=5:5", "n=0:9:0", "m=1", "n=one", "name=true x", "name=None", "width=NaN", "n=0:999999999999",
+     "n;import os=1", "=1", "width=.5", "sizes=[1", "name='a'"],
+)  # fmt: skip
+def test_an_option_that_cannot_be_read_is_refused(notebook, option):
+    with pytest.raises(vq.InputError):
+        values_of(option, read_notebook(notebook).declared)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("n", 1.0), ("n", True), ("n", "1"), ("n", None), ("width", "x"), ("width", True), ("fast", 1), ("fast", "false"),
+     ("name", 3), ("sizes", [1.5]), ("sizes", 3), ("table", [1]), ("table", {"a": "b"}), ("limit", "x"), ("either", "x"), ("plain", "x"),
+     ("nn", 1), ("width", float("nan")), ("width", math.inf), ("n", np.float32(1)), ("name", b"x"), ("name", "\ud800"),
+     ("computed", (1, 2)), ("computed", {1: 2}), ("computed", {3}), ("computed", 1j), ("computed", object())],
+)  # fmt: skip
+def test_a_wrong_name_or_type_is_refused_before_anything_starts(notebook, name, value):
+    with pytest.raises(vq.InputError, match="nn" if name == "nn" else name):
+        expand(read_notebook(notebook), {name: [value]})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "arrives"),
+    [("n", np.int64(3), 3), ("n", 2**70, 2**70), ("width", 1, 1.0), ("width", np.float32(0.5), 0.5), ("fast", np.bool_(True), True),
+     ("name", "", ""), ("name", "a'\"\n\0{}\\é", "a'\"\n\0{}\\é"), ("sizes", [1, 2], [1, 2]), ("table", {"é": 1}, {"é": 1.0}),
+     ("limit", None, None), ("limit", 4, 4), ("either", 4, 4), ("plain", 2, 2), ("plain", 2.5, 2.5), ("computed", [None, {"a": []}], [None, {"a": []}])],
+)  # fmt: skip
+def test_a_value_arrives_as_it_was_meant(notebook, name, value, arrives):
+    (run,) = expand(read_notebook(notebook), {name: [value]})
+    assert run.given == {name: arrives} and type(run.given[name]) is type(arrives)
+    namespace = {}
+    exec(PythonTranslator.codify(run.given), namespace)
+    assert namespace[name] == arrives and type(namespace[name]) is type(arrives)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=400)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(JSON)
+def test_every_json_value_reaches_the_notebook_unchanged(value):
+    namespace = {}
+    exec(PythonTranslator.codify({"value": plain(value, "value")}), namespace)
+    assert canonical(namespace["value"]) == canonical(value)
+
+
+@settings(max_examples=500)
+@given(TEXTS, TEXTS)
+def test_names_of_files_are_hashes_that_stay_in_the_folder(notebook, one, other):
+    study = read_notebook(notebook)
+    keys = {text: expand(study, {"name": [text]})[0].key for text in (one, other)}
+    assert len(set(keys.values())) == len(keys)
+    assert all(len(key) == 20 and set(key) <= set("0123456789abcdef") for key in keys.values())
+
+
+def test_equal_parameters_have_equal_keys(notebook):
+    study = read_notebook(notebook)
+    assert expand(study, {"width": [2]})[0].key == expand(study, {"width": [2.0]})[0].key
+    assert expand(study, {"n": [8], "width": 0.5})[0].key == expand(study, {})[0].key, "a default that is named"
+    assert expand(study, {"n": [1], "width": [2]})[0].key == expand(study, {"width": [2], "n": [1]})[0].key
+    assert expand(study, {"plain": [1]})[0].key != expand(study, {"plain": [1.0]})[0].key
+    with pytest.raises(vq.InputError, match="same"):
+        expand(study, {"n": [1, 1]})
+
+
+def test_grid_and_zip(notebook):
+    study = read_notebook(notebook)
+    grid = expand(study, {"n": range(3), "name": ["a", "b"]})
+    assert [tuple(run.given.values()) for run in grid] == [(n, name) for n in range(3) for name in "ab"]
+    pairs = expand(study, {"n": np.arange(3), "name": ["a", "b", "c"]}, "zip")
+    assert [tuple(run.given.values()) for run in pairs] == [(0, "a"), (1, "b"), (2, "c")]
+    with pytest.raises(vq.InputError, match="same length"):
+        expand(study, {"n": [1, 2], "name": ["a"]}, "zip")
+    with pytest.raises(vq.InputError, match="100,000"):
+        expand(study, {"n": range(1000), "plain": range(1000)})
+    with pytest.raises(vq.InputError, match="no values"):
+        expand(study, {"n": []})
+    with pytest.raises(vq.InputError, match="tuple"):
+        expand(study, {"n": (1, 2)})
+
+
+def test_a_notebook_that_is_none_is_refused(tmp_path, notebook):
+    for content in ("", "{}", "[]", '{"nbformat": 3, "cells": []}', '{"nbformat": 4, "cells": 3}'):
+        (tmp_path / "bad.ipynb").write_text(content)
+        with pytest.raises(vq.InputError):
+            read_notebook(tmp_path / "bad.ipynb")
+    with pytest.raises(vq.InputError):
+        read_notebook(tmp_path / "missing.ipynb")
+    content = json.loads(notebook.read_text())
+    content["cells"][0]["metadata"] = {}
+    (tmp_path / "bare.ipynb").write_text(json.dumps(content))
+    with pytest.raises(vq.InputError, match="tagged"):
+        expand(read_notebook(tmp_path / "bare.ipynb"), {"n": [1]})
+
+
+def test_prose_and_outputs_do_not_change_the_digest_but_code_does(tmp_path, notebook):
+    content = nbformat.read(notebook, 4)
+    content.cells.insert(0, nbformat.v4.new_markdown_cell("# A title"))
+    content.cells[-1].execution_count = 9
+    nbformat.write(content, tmp_path / "other.ipynb")
+    assert read_notebook(tmp_path / "other.ipynb").digest == read_notebook(notebook).digest
+    content.cells[-1].source += "\n1"
+    nbformat.write(content, tmp_path / "other.ipynb")
+    assert read_notebook(tmp_path / "other.ipynb").digest != read_notebook(notebook).digest
+
+
+def test_every_notebook_of_the_suite_can_be_swept(root):
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        study = read_notebook(path)
+        assert {"seed", "library"} <= set(study.declared), path
+        assert all(declared.is_literal for declared in study.declared.values()), path
+        assert len(expand(study, {"seed": range(3), "library": ["numpy", "torch"]})) == 6
+
+
+# ---- what a run hands over
+
+
+def test_record_prints_outside_of_notebooks(capsys):
+    vq.record(distortion=np.float64(1 / 3), codes=np.arange(3), ok=True, nothing=None, far=math.inf)
+    assert capsys.readouterr().out == "distortion=0.333333  codes=[0, 1, 2]  ok=True  nothing=None  far=inf\n"
+
+
+@pytest.mark.parametrize("results", [{}, {"a": object()}, {"a": {1: 2}}, {"a": np.zeros(1001)}, {"a": 1j}])
+def test_record_refuses_what_no_table_can_hold(results):
+    with pytest.raises(vq.InputError):
+        vq.record(**results)
+
+
+# ---- a record is the only proof
+
+
+@pytest.fixture
+def one_run(tmp_path):
+    """A folder with one proven run, made by hand."""
+    folder = store.open_folder(tmp_path / "runs")
+    publish(folder, "ab")
+    return folder
+
+
+def publish(folder, key, text="x"):
+    private = folder / ".private" / f"{key}-1"
+    private.mkdir()
+    (private / "notebook.ipynb").write_text(text)
+    store.publish(folder, key, private, {"key": key, "status": "done"})
+
+
+@pytest.mark.parametrize("name", ["record.json", "notebook.ipynb"])
+def test_any_damage_of_a_run_takes_its_proof(one_run, name):
+    assert store.proven(one_run, "ab")["status"] == "done"
+    path = one_run / "done" / "ab" / name
+    whole = path.read_bytes()
+    for damaged in [b"", whole[:-1], whole + b" ", *(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :] for i in range(len(whole)))]:
+        path.write_bytes(damaged)
+        assert store.proven(one_run, "ab") is None, damaged
+    path.unlink()
+    assert store.proven(one_run, "ab") is None
+    path.write_bytes(whole)
+    assert store.proven(one_run, "ab")
+
+
+def test_a_proof_stands_for_one_key(one_run):
+    (one_run / "done" / "ab").rename(one_run / "done" / "cd")
+    assert store.proven(one_run, "cd") is None and store.proven(one_run, "ab") is None
+
+
+def test_a_damaged_run_is_replaced_in_whole(one_run):
+    (one_run / "done" / "ab" / "record.json").write_text("{}")
+    publish(one_run, "ab", "new")
+    assert store.proven(one_run, "ab") and (one_run / "done" / "ab" / "notebook.ipynb").read_text() == "new"
+    assert list((one_run / ".private").iterdir()) == []
+
+
+def test_a_lock_is_held_once_and_its_leftovers_are_only_then_removed(one_run):
+    for name in ("ab-7", "cd-8"):
+        (one_run / ".private" / name).mkdir()
+    with store.locked(one_run, "ab") as held, store.locked(one_run, "ab") as again:
+        assert held and not again
+        store.clear_all_leftovers(one_run)
+        assert [path.name for path in (one_run / ".private").iterdir()] == ["ab-7"]
+    with store.locked(one_run, "ab") as held:
+        assert held
+    store.clear_all_leftovers(one_run)
+    assert list((one_run / ".private").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, notebook):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(vq.InputError, match="cannot be written"):
+        store.open_folder(tmp_path / "file")
+    with pytest.raises(vq.InputError, match="MB left"):
+        store.open_folder(tmp_path / "runs", needed_bytes=10**18)
+
+
+# ---- the command
+
+
+def test_what_is_wrong_is_said_before_anything_starts(tmp_path, notebook):
+    for arguments in (["-p", "nn=1"], ["-p", "n=1.5"], ["-p", "n=1", "-p", "n=2"], ["-p", "n=1", "--workers", "-1"], ["--timeout", "0"]):
+        done = sweep(notebook, tmp_path / "runs", *arguments)
+        assert done.returncode == 2 and done.stderr.startswith("vqcore sweep: ") and done.stderr.count("\n") == 1, done
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_leaves_nothing_behind(tmp_path, notebook):
+    done = sweep(notebook, tmp_path / "runs", "-p", "n=0:30", "--dry-run")
+    assert done.returncode == 0 and "30 runs of small: 0 done, 30 to run" in done.stdout and "... and 10 more" in done.stdout
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_runs_fails_truly_and_goes_on(tmp_path, notebook):
+    folder, log = tmp_path / "runs", tmp_path / "log"
+    arguments = ["-p", "n=2", "-p", 'name="ok","raise","exit","../{x}"', "--workers", 2]
+    done = sweep(notebook, folder, *arguments, VQ_TEST_LOG=str(log))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "4 runs: 2 done now, 0 done earlier, 2 failed" in done.stdout
+    assert "cell [4] raised ValueError: no good" in done.stdout and "sys.exit" in done.stdout
+    found = rows(folder)
+    assert [(row["name"], row["product"], row["sizes"], row["threads"]) for row in found] == [
+        (name, "1.0", "[1]", "1") for name in ("../{x}", "ok")
+    ]
+    assert all(row["run_numpy"] == np.__version__ and row["run_tries"] == "1" for row in found)
+    everything = json.loads((folder / "results.json").read_text())
+    assert {failed["kind"] for failed in everything["failed"]} == {"error", "exit"}
+    assert {record["results"]["product"] for record in everything["runs"]} == {1.0}
+    executed = json.loads((folder / "done" / found[1]["run_key"] / "notebook.ipynb").read_text())
+    assert recorded(executed) == {"product": 1.0, "threads": "1", "name": "ok", "sizes": [1]}
+    assert row_of(everything["runs"][1])["product"] == 1.0
+
+    before = (folder / "results.csv").read_bytes()
+    again = sweep(notebook, folder, "-p", "n=2", VQ_TEST_LOG=str(log))
+    assert again.returncode == 0 and "1 runs: 0 done now, 1 done earlier, 0 failed" in again.stdout
+    assert (folder / "results.csv").read_bytes() == before
+    assert sorted(log.read_text().splitlines()) == ["2 0.5 ../{x}", "2 0.5 ok"], "a proven run is not repeated"
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "log"}

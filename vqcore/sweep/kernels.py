@@ -1,0 +1,35 @@
+"""The kernel of a run: it talks through sockets in a folder of its own, and is ended by its own process group."""
+
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning import LocalProvisioner
+
+
+def kernel_manager(sockets, waiting=None):
+    """A class of kernel managers for one run, which nbclient makes an instance of.
+
+    Args:
+        sockets: a short path to a private folder; ports would be taken by whoever comes first.
+        waiting: a `forking.Waiting` that becomes the kernel, or None to start one anew.
+    """
+
+    class Provisioner(LocalProvisioner):
+        async def launch_kernel(self, cmd, **kwargs):
+            if waiting is None:
+                await super().launch_kernel(cmd, **kwargs)
+            else:
+                self.process = waiting.begin(cmd, kwargs.get("env"))
+                self.pid = self.pgid = self.process.pid
+            # Whoever supervises the run ends the kernel too, should this process not come to it.
+            (sockets / "kernel").write_text(str(self.pgid or self.pid))
+            return self.connection_info
+
+    class Manager(AsyncKernelManager):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.transport, self.ip = "ipc", str(sockets / "k")
+            self.connection_file = str(sockets / "kernel.json")
+            # A kernel that does not answer is ended by force after this many seconds.
+            self.shutdown_wait_time = 2.0
+            self.provisioner = Provisioner(kernel_id="run", kernel_spec=self.kernel_spec, parent=self)
+
+    return Manager

@@ -1,0 +1,199 @@
+"""A study: a notebook run over a grid of parameters by Dask, which schedules, retries and spreads it; we only ask."""
+
+import json
+import logging
+import os
+import sys
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from vqcore import checks
+from vqcore.errors import InputError
+from vqcore.sweep import folder as store
+from vqcore.sweep.grid import expand
+from vqcore.sweep.notebook import read_notebook
+from vqcore.sweep.supervising import RunFailed, supervise
+from vqcore.sweep.table import write_table
+
+NEEDED_BYTES = 10_000_000
+
+
+@dataclass(frozen=True)
+class Study:
+    """What came of a sweep.
+
+    Attributes:
+        folder: where its runs lie.
+        runs: the Run of every point of the grid.
+        rows: a dict for every proven run in the folder: parameters, results, `run_...`; as in results.csv.
+        failures: a dict for every run of this grid that failed: "key", "parameters", "kind", "sentence".
+        n_earlier: runs that were done before, by an earlier sweep or by another beside this one.
+    """
+
+    folder: Path
+    runs: list
+    rows: list
+    failures: list
+    n_earlier: int
+
+
+def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=None, timeout=600.0, retries=2, threads=1, progress=None):
+    """Run a notebook once for every point of a grid, resume what an earlier call left, and collect the results.
+
+    Args:
+        notebook: path of a notebook with a cell tagged `parameters`.
+        parameters: name -> a list of values, a range, or one value, of the types that the notebook declares.
+        folder: where the runs and the table go; runs that are proven there are not repeated.
+        how: "grid" for all combinations, "zip" for the first of each, the second of each, ...
+        workers: runs at a time on this machine; by default one for every core.
+        scheduler: address of a running Dask scheduler, whose workers see the same folder; then `workers` is not used.
+        timeout: seconds that a cell may take.
+        retries: how often a run is tried again after a timeout or a death, and what else another try may mend.
+        threads: threads that a run may use.
+        progress: True or False to draw a progress bar or not; by default where somebody is watching.
+
+    Returns:
+        a Study; `results.csv` and `results.json` lie in the folder.
+
+    Raises:
+        InputError: before anything starts.
+    """
+    notebook = read_notebook(notebook)
+    runs = expand(notebook, parameters, how)
+    options = {
+        "timeout": checks.as_real(timeout, "timeout", low=0, open_low=True, high=1e7),
+        "threads": checks.as_count(threads, "threads"),
+        "sweep": uuid.uuid4().hex,
+    }
+    retries = checks.as_count(retries, "retries", low=0, high=100)
+    workers = checks.as_count(workers or os.cpu_count() or 1, "workers", high=10_000)
+    folder = store.open_folder(folder, NEEDED_BYTES)
+    store.store_notebook(folder, notebook)
+    store.clear_all_leftovers(folder)
+    left = [run for run in runs if not store.proven(folder, run.key)]
+    failures, counts = [], Counter(earlier=len(runs) - len(left))
+    try:
+        if left:
+            with _Cluster(scheduler, min(workers, len(left)), folder, notebook) as client, _bar(len(left), progress) as bar:
+                tasks = [_task(notebook, run, folder, options) for run in left]
+                for outcome in _outcomes(client, tasks, retries):
+                    counts[outcome["status"]] += 1
+                    failures += [outcome] * (outcome["status"] == "failed")
+                    bar.set_description_str(f"{counts['done'] + counts['earlier']} done, {counts['failed']} failed")
+                    bar.update()
+    finally:
+        # Also of what was done before an interruption.
+        failures.sort(key=lambda found: found["key"])
+        rows = write_table(folder, notebook, failures)
+    return Study(folder, runs, rows, failures, counts["earlier"])
+
+
+def _task(notebook, run, folder, options):
+    about = {"name": notebook.name, "digest": notebook.digest}
+    run_of_it = {"key": run.key, "given": run.given, "parameters": run.parameters}
+    here = {"folder": str(folder), "notebook": about, "n_cells": notebook.n_cells, "wait": False}
+    return run_of_it | here | options
+
+
+def _outcomes(client, tasks, retries):
+    """The outcome of every task as it comes, with its key and parameters."""
+    from distributed import as_completed
+
+    busy = []
+    futures = {_submit(client, task, retries): task for task in tasks}
+    for future in as_completed(futures):
+        outcome = _outcome(future)
+        if outcome["status"] == "elsewhere":
+            busy.append(futures[future])
+        else:
+            yield _about(futures.pop(future)) | outcome
+    # Another sweep runs these now; when it lets go they are done, or ours to do.
+    futures = {_submit(client, task | {"wait": True}, retries): task for task in busy}
+    for future in as_completed(futures):
+        yield _about(futures.pop(future)) | _outcome(future)
+
+
+def _about(task):
+    return {"key": task["key"], "parameters": task["parameters"]}
+
+
+def _submit(client, task, retries):
+    return client.submit(supervise, task, key=f"vq-{task['key']}-{uuid.uuid4().hex[:8]}", retries=retries, pure=False)
+
+
+def _outcome(future):
+    if future.status == "finished":
+        return future.result()
+    error = future.exception()
+    if isinstance(error, RunFailed):
+        return json.loads(str(error))
+    return {"status": "failed", "kind": "worker", "sentence": f"{type(error).__name__}: {error}"[:500]}
+
+
+class _Cluster:
+    """A Dask client, of a cluster on this machine or of one that is running; what was started here is stopped."""
+
+    def __init__(self, scheduler, n_workers, folder, notebook):
+        self.scheduler, self.n_workers, self.folder, self.notebook = scheduler, n_workers, folder, notebook
+        self.cluster = self.client = None
+
+    def __enter__(self):
+        from distributed import Client, LocalCluster
+
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
+        try:
+            if self.scheduler:
+                self.client = self._connected(Client)
+            else:
+                self.cluster = LocalCluster(
+                    n_workers=self.n_workers,
+                    threads_per_worker=1,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    # Kernels are processes of their own: the memory of a worker says nothing about them.
+                    memory_limit=None,
+                    silence_logs=logging.CRITICAL,
+                )
+                self.client = Client(self.cluster)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self.client
+
+    def _connected(self, client_class):
+        try:
+            client = client_class(self.scheduler, timeout=20)
+            client.wait_for_workers(1, timeout=60)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise InputError(f"no Dask scheduler with workers answers at {self.scheduler!r}: {error}") from None
+        seen = client.run(sees_notebook, str(self.folder), self.notebook.digest)
+        blind = [address for address, sees in seen.items() if not sees]
+        if blind:
+            client.close()
+            raise InputError(f"the workers {', '.join(blind)} do not see the folder {self.folder}: put it on a disk they share")
+        return client
+
+    def __exit__(self, *exception):
+        for each in (self.client, self.cluster):
+            if each is not None:
+                each.close(timeout=10)
+
+
+def sees_notebook(folder, digest):
+    """Whether this worker sees the folder of the sweep."""
+    return (Path(folder) / ".notebooks" / f"{digest}.ipynb").exists()
+
+
+def _bar(total, progress):
+    from tqdm.auto import tqdm
+
+    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
+    return tqdm(
+        total=total,
+        desc="0 done, 0 failed",
+        unit="run",
+        disable=progress is False or (progress is None and not watched),
+        bar_format="{desc}, {remaining} to go |{bar}| {n_fmt}/{total_fmt}",
+    )
