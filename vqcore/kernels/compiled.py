@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +11,13 @@ import numpy as np
 if os.environ.get("OMP_NUM_THREADS", "").isdigit() and "numba" not in sys.modules:
     os.environ.setdefault("NUMBA_NUM_THREADS", str(max(1, int(os.environ["OMP_NUM_THREADS"]))))
 
-from numba import njit, prange  # noqa: E402
+from numba import get_num_threads, njit, prange, set_num_threads  # noqa: E402
 
 from vqcore.errors import InputError  # noqa: E402
 from vqcore.kernels import nearest as _nearest  # noqa: E402
 
 LEAF = 64  # points in a leaf of the moment tree
+SMALL = 2**19  # operations that one thread does sooner than others wake up
 
 
 def to_points(values, name="points", integers=False):
@@ -63,10 +65,12 @@ def assign(points, codebook):
     codes, sq_dists = np.empty(len(points), np.int64), np.empty(len(points))
     if points.size == len(points):
         ascending, index = np.unique(codebook, return_index=True)
-        _nearest.nearest_on_line(_frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
+        with threads_for(16 * points.size):
+            _nearest.nearest_on_line(_frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
         return codes, sq_dists
     work = work_type(points, codebook)
-    _nearest.nearest(_frozen(points.astype(work, copy=False)), codebook, *screen(codebook, work), codes, sq_dists)
+    with threads_for(len(points) * (codebook.size // 8 + 16)):
+        _nearest.nearest(_frozen(points.astype(work, copy=False)), codebook, *screen(codebook, work), codes, sq_dists)
     return codes, sq_dists
 
 
@@ -101,7 +105,8 @@ def accumulate(values, codes, n_codewords, sample_weight=None):
     weights = np.ones(1, np.int64) if sample_weight is None else sample_weight
     # The slabs depend on the sizes alone, never on the threads, and their tables stay smaller than the points.
     n_slabs = int(np.clip(len(rows) // (4 * n_codewords), 1, 16))
-    sums, mass = _accumulate(_frozen(rows), _frozen(codes), n_codewords, _frozen(weights), n_slabs)
+    with threads_for(4 * rows.size):
+        sums, mass = _accumulate(_frozen(rows), _frozen(codes), n_codewords, _frozen(weights), n_slabs)
     return sums.reshape((n_codewords,) + values.shape[1:]), mass
 
 
@@ -132,7 +137,8 @@ def sort(points, sample_weight=None):
         sizes.append(-(-sizes[-1] // 2))
     starts = np.concatenate([[0], np.cumsum(sizes)])
     center = float(values[len(values) // 2])
-    return Ordered(values, weights, center, starts, *_moment_tree(values, weights, center, starts))
+    with threads_for(8 * len(values)):
+        return Ordered(values, weights, center, starts, *_moment_tree(values, weights, center, starts))
 
 
 def interval_moments(ordered, edges, codebook):
@@ -148,12 +154,14 @@ def interval_moments(ordered, edges, codebook):
 def nearer(points, codewords, sq_dists):
     """The smaller (n,) of `sq_dists` and the squared distance to the nearest of a few codewords."""
     columns = points.reshape(len(points), -1)
-    return _nearest.nearer(_frozen(columns), codewords.reshape(-1, columns.shape[1]), sq_dists)
+    with threads_for(4 * columns.size * len(codewords)):
+        return _nearest.nearer(_frozen(columns), codewords.reshape(-1, columns.shape[1]), sq_dists)
 
 
 def draw(weights, uniforms):
     """For each uniform number in [0, 1) the position at which the running sum of the weights passes that share."""
-    return _draw(_frozen(weights), np.asarray(uniforms, dtype=np.float64))
+    with threads_for(len(weights)):
+        return _draw(_frozen(weights), np.asarray(uniforms, dtype=np.float64))
 
 
 _used = _forked = False
@@ -166,6 +174,17 @@ def _after_fork():
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def threads_for(operations):
+    """One thread for a small piece of work. No result depends on it: where others are busy, waking is what costs."""
+    n_threads = get_num_threads()
+    set_num_threads(n_threads if operations >= SMALL else 1)
+    try:
+        yield
+    finally:
+        set_num_threads(n_threads)
 
 
 def _frozen(array):

@@ -13,7 +13,6 @@ from vqcore.kernels.compiled import _frozen  # numba and its threads are set up 
 from vqcore.kernels.nearest import nearest_parts
 
 _SERIAL, _PARALLEL = njit(cache=True, nogil=True), njit(parallel=True, cache=True, nogil=True)
-SMALL = 2**18  # additions that one thread does at once
 SLABS, SLAB_SIZE = 8, 32768  # pieces of the codes that threads share when there are few queries
 
 
@@ -31,7 +30,8 @@ def encode(points, codebooks, codes):
     work = compiled.work_type(points, codebooks)
     *screens, floors = zip(*(compiled.screen(codebook, work) for codebook in codebooks))
     points = _frozen(points.astype(work, copy=False))
-    nearest_parts(points, _frozen(codebooks), *map(np.stack, screens), floors[0], codes)
+    with compiled.threads_for(len(points) * (codebooks.size // 8 + 16 * len(codebooks))):
+        nearest_parts(points, _frozen(codebooks), *map(np.stack, screens), floors[0], codes)
 
 
 def decode(codes, codebooks, dtype):
@@ -46,8 +46,8 @@ def distance_tables(queries, codebooks, inner):
     """Squared distance, or inner product, of every part of a query with every codeword, in float64."""
     tables = np.empty((len(queries),) + codebooks.shape[:2])
     columns = _frozen(np.ascontiguousarray(codebooks.transpose(0, 2, 1)))
-    fill = _fill_tables if len(queries) * codebooks.size < SMALL else _fill_tables_together
-    fill(_frozen(queries), columns, inner, tables)
+    with compiled.threads_for(len(queries) * codebooks.size):
+        _fill_tables(_frozen(queries), columns, inner, tables)
     return tables
 
 
@@ -56,8 +56,8 @@ def nearest(tables, codes, n_neighbors):
     n_slabs = 1 if len(tables) >= SLABS or len(codes) < SLABS * SLAB_SIZE else SLABS
     sums = np.full((len(tables), n_slabs * n_neighbors), np.inf)
     ids = np.full(sums.shape, len(codes), np.int64)
-    scan = _scan if len(tables) * codes.size < SMALL else _scan_together
-    scan(_frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids)
+    with compiled.threads_for(len(tables) * codes.size):
+        _scan(_frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids)
     order = np.lexsort((ids, sums), axis=1)[:, :n_neighbors]
     return np.take_along_axis(sums, order, 1), np.take_along_axis(ids, order, 1)
 
@@ -78,18 +78,8 @@ def _decode(codes, codebooks, points):
                 points[i, m * width + d] = codeword[d]
 
 
-# Waking threads takes longer than a small piece of work: each loop exists for one thread as well. (As functions of
-# their own, since one function that is compiled in two ways finds only one of them in numba's cache.)
-
-
-@_SERIAL
-def _fill_tables(queries, columns, inner, tables):
-    for task in range(len(queries) * len(columns)):
-        _fill_table(queries, columns, inner, tables, task)
-
-
 @_PARALLEL
-def _fill_tables_together(queries, columns, inner, tables):
+def _fill_tables(queries, columns, inner, tables):
     for task in prange(len(queries) * len(columns)):
         _fill_table(queries, columns, inner, tables, task)
 
@@ -106,14 +96,8 @@ def _fill_table(queries, columns, inner, tables, task):
             row[k] += x * column[k] if inner else (x - column[k]) ** 2
 
 
-@_SERIAL
-def _scan(tables, codes, n_neighbors, n_slabs, sums, ids):
-    for task in range(len(tables) * n_slabs):
-        _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task)
-
-
 @_PARALLEL
-def _scan_together(tables, codes, n_neighbors, n_slabs, sums, ids):
+def _scan(tables, codes, n_neighbors, n_slabs, sums, ids):
     for task in prange(len(tables) * n_slabs):
         _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task)
 

@@ -7,7 +7,7 @@ functions for tensors.
 import numpy as np
 from numba import njit, prange
 
-from vqcore.kernels.compiled import _frozen  # numba and its threads are set up there
+from vqcore.kernels.compiled import _frozen, threads_for  # numba and its threads are set up there
 
 BLOCK = 64 * 64  # codes that one thread packs at a time: a multiple of 64, so that a block starts a word
 WORDS = 64  # words that one thread packs at a time where no code crosses a word
@@ -32,7 +32,8 @@ def fits(codes, n_bits):
     """Whether every code lies in [0, 2**n_bits)."""
     width = 8 * codes.dtype.itemsize
     room = min(n_bits, width - (codes.dtype.kind == "i"))
-    return room == width or int(_all_ones(_unsigned(codes))) >> room == 0
+    with threads_for(len(codes)):
+        return room == width or int(_all_ones(_unsigned(codes))) >> room == 0
 
 
 def pack(codes, n_bits, layout, n_words):
@@ -40,14 +41,15 @@ def pack(codes, n_bits, layout, n_words):
     if 64 // n_bits == 1 and layout != "dense":
         return codes.astype("<u8")
     words = np.zeros(n_words, "<u8")
-    if n_bits in WHOLE_BYTES and layout != "sections":
-        words.view(WHOLE_BYTES[n_bits])[: len(codes)] = codes
-    elif layout == "sections":
-        _pack_sections(_unsigned(codes), n_bits, words)
-    elif layout == "dense" or 64 % n_bits == 0:
-        _pack_dense(_unsigned(codes), n_bits, *_stages(n_bits), words)
-    else:
-        _pack_aligned(_unsigned(codes), n_bits, *_stages(n_bits), words, _places(n_bits))
+    with threads_for(4 * len(codes)):
+        if n_bits in WHOLE_BYTES and layout != "sections":
+            words.view(WHOLE_BYTES[n_bits])[: len(codes)] = codes
+        elif layout == "sections":
+            _pack_sections(_unsigned(codes), n_bits, words)
+        elif layout == "dense" or 64 % n_bits == 0:
+            _pack_dense(_unsigned(codes), n_bits, *_stages(n_bits), words)
+        else:
+            _pack_aligned(_unsigned(codes), n_bits, *_stages(n_bits), words, _places(n_bits))
     return words
 
 
@@ -58,12 +60,13 @@ def unpack(words, n_bits, n_codes, layout):
     if n_bits in WHOLE_BYTES and layout != "sections":
         return words.view(WHOLE_BYTES[n_bits])[:n_codes].astype(np.uint64 if n_bits == 64 else np.int64)
     codes = np.empty(n_codes, np.uint64)
-    if layout == "sections":
-        _unpack_sections(_frozen(words), n_bits, codes)
-    elif layout == "dense" or 64 % n_bits == 0:
-        _unpack_dense(_frozen(words), n_bits, *_stages(n_bits), codes)
-    else:
-        _unpack_aligned(_frozen(words), n_bits, *_stages(n_bits), codes, _places(n_bits))
+    with threads_for(4 * n_codes):
+        if layout == "sections":
+            _unpack_sections(_frozen(words), n_bits, codes)
+        elif layout == "dense" or 64 % n_bits == 0:
+            _unpack_dense(_frozen(words), n_bits, *_stages(n_bits), codes)
+        else:
+            _unpack_aligned(_frozen(words), n_bits, *_stages(n_bits), codes, _places(n_bits))
     return codes if n_bits == 64 else codes.view(np.int64)
 
 
@@ -86,7 +89,8 @@ def spare_bits(words, n_bits, n_codes, layout):
 
 def checksum(words, start):
     """A 64-bit sum over hashed words and their positions: no thread order changes it, any changed bit does."""
-    return int(_checksum(_frozen(words), np.uint64(start)))
+    with threads_for(8 * len(words)):
+        return int(_checksum(_frozen(words), np.uint64(start)))
 
 
 @njit(inline="always")
