@@ -115,7 +115,7 @@ def install(modules, part, codebook=None):
         if codebook is not None:
             # torch will turn this parameter into the codebook; the old one may be in somebody's hands.
             old = module.weight
-            module.weight = torch.nn.Parameter(old.detach().clone(), requires_grad=old.requires_grad)
+            module.weight = torch.nn.Parameter(old.detach(), requires_grad=old.requires_grad)
         parametrize.register_parametrization(module, "weight", part, unsafe=True)
         module.parametrizations["weight"] = modules[0].parametrizations["weight"]
     if codebook is not None:

@@ -25,7 +25,7 @@ _EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "l
               "EmptyCellExplorer": "empty", "SoftExplorer": "soft",
               "LearningExplorer": "learning", "draw_gradients": "learning", "draw_tiles": "learning",
               "BitsExplorer": "bit_explorers", "RoundingExplorer": "bit_explorers",
-              "ImageExplorer": "image_explorer"}  # fmt: skip
+              "ImageExplorer": "image_explorer", "NetworkExplorer": "network"}  # fmt: skip
 
 __all__ = [
     "box_around", "draw_bits", "draw_bound", "draw_cells", "draw_codebook", "draw_distortions", "draw_edges",
