@@ -169,6 +169,11 @@ def test_a_pool_without_enough_distinct_points_gives_way_to_all_points():
     assert len(np.unique(fit_clvq(points, 4, n_samples=100).codebooks[0])) == 4
 
 
+def test_what_is_printed_is_a_line_of_numbers_not_of_arrays():
+    fit = fit_clvq(Normal(), 5, n_samples=1000)
+    assert repr(fit).startswith("Fit(5 codewords, distortion 0.") and len(repr(fit)) < 120
+
+
 def test_starts():
     given = fit_clvq(Normal(), 3, n_samples=5, start=[2.0, 0.0, 1.0])
     assert given.codebooks[0].tolist() == [0.0, 1.0, 2.0]

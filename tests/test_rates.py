@@ -47,6 +47,9 @@ def test_published_size_of_a_compressed_layer():
 
 
 def test_bad_ledgers_are_refused():
+    for thing in (vq.QSGD().encode(normal()), {"codes": 3}):
+        with pytest.raises(vq.InputError, match="n_points=5"):
+            rates.ledger(thing, n_points=5)
     for thing in (3, {"code": 3}, {"codes": -1}, {"codes": 1.5}, None):
         with pytest.raises(vq.InputError):
             rates.ledger(thing)
@@ -68,8 +71,11 @@ def test_entropy_coded_size():
     codes = np.random.default_rng(0).integers(0, 7, (400, 2))
     wanted = sum(stats.entropy(np.bincount(column), base=2) * 400 for column in codes.T)
     np.testing.assert_allclose(rates.entropy_coded_bits(codes, 7), wanted, rtol=1e-12)
-    with pytest.raises(vq.InputError):
-        rates.entropy_coded_bits(codes, 6)
+    for none in (np.zeros(0, int), np.zeros((0, 3), np.uint8), np.zeros((5, 0), int)):
+        assert rates.entropy_coded_bits(none) == 0
+    for bad in ((codes, 6), (np.int64(3),), (codes[None],)):
+        with pytest.raises(vq.InputError):
+            rates.entropy_coded_bits(*bad)
 
 
 def test_psnr():

@@ -255,6 +255,24 @@ def test_a_right_forgery_of_a_network_loads(tmp_path):
     assert load(tmp_path / "a.vq").layers[0].codes.tolist() == [0, 0]
 
 
+def fit_of(sizes, n_steps=1, certificate="null"):
+    """Header and data of a fit of one codeword, 0, its codebooks of these sizes."""
+    parts = {"sizes": np.array(sizes), "distortions": np.zeros(len(sizes)), "n_repairs": np.zeros(0, np.int64)}
+    parts |= {"codebook": np.zeros((1, 1)), "weights": np.ones(1), "codebooks": np.zeros((1, 1))}
+    ends = np.cumsum([array.nbytes for array in parts.values()]).tolist()
+    entries = {
+        name: entry("I64" if array.dtype.kind == "i" else "F64", array.shape, (end - array.nbytes, end))
+        for end, (name, array) in zip(ends, parts.items())
+    }
+    attributes = f'{{"distortion":0.5,"n_steps":{n_steps},"converged":true,"certificate":{certificate}}}'
+    return header("fit", attributes, **entries), b"".join(array.tobytes() for array in parts.values())
+
+
+def test_a_right_forgery_of_a_fit_loads(tmp_path):
+    forged(tmp_path / "a.vq", *fit_of([1], certificate="[0.5,true,true]"))
+    assert load(tmp_path / "a.vq").codebooks[0].tolist() == [[0.0]]
+
+
 OPEN, ONE = json.dumps(header()).replace(" ", "")[:-1].encode(), json.dumps(entry()).encode()
 NAN = np.array([np.nan]).tobytes()
 HOSTILE = {
@@ -288,6 +306,14 @@ HOSTILE = {
     "an infinite distortion": (
         header("product quantizer", '{"distortion":Infinity,"optimized":false}',
                codebooks=entry(shape=(1, 1, 1)), distortions=entry(offsets=(8, 16))), bytes(16)),
+    "nothing times 2^94": (header(a=entry(shape=(0, 2**47, 2**47), offsets=(0, 0))), b""),
+    "a rotation whose products overflow": (
+        header("product quantizer", '{"distortion":0.5,"optimized":true}', codebooks=entry(shape=(1, 1, 1)),
+               rotation=entry(shape=(1, 1), offsets=(8, 16)), distortions=entry(offsets=(16, 24))),
+        bytes(8) + np.array([1e200]).tobytes() + bytes(8)),
+    "sizes of codebooks whose sum wraps around": fit_of([2**62] * 4 + [1]),
+    "a certificate of NaN": fit_of([1], certificate="[NaN,true,true]"),
+    "a fit of -1 steps": fit_of([1], n_steps=-1),
     "a network of nothing it says": (header("network", '{"layers":[],"rest":[["a"]]}'), b""),
     "a network without lists": (header("network", '{"layers":3,"rest":[]}'), b""),
     "a network whose layers are numbers": (header("network", '{"layers":[3],"rest":[]}'), b""),
@@ -345,6 +371,12 @@ def test_claims_cost_no_memory(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", code, tmp_path / "a.vq"], capture_output=True, text=True, timeout=120)
     assert run.stdout.strip() == "refused", run.stderr
+
+
+def test_a_name_as_long_as_a_file_may_have(tmp_path):
+    name = "\u6c49" * 85  # 255 bytes
+    save(tmp_path / name, {"a": np.zeros(3)})
+    assert os.listdir(tmp_path) == [name] and load(tmp_path / name)["a"].tolist() == [0, 0, 0]
 
 
 def test_a_missing_file_is_missing(tmp_path):

@@ -64,7 +64,8 @@ def fit_medoids(
 
     A step is a pass over the data: every point takes the place of a medoid wherever that lowers the mean distance.
     A converged fit is a local optimum in this sense: no exchange of one codeword for one point makes it better. With
-    one codeword it is the global optimum. A step takes O(n**2 dim) operations and O(n) memory.
+    one codeword it is the global optimum. A step takes O(n**2 dim) operations, O(n n_codewords dim) more for every
+    exchange, and O(n) memory.
 
     Args:
         points: (n, dim) or (n,), numpy or torch.

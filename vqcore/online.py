@@ -25,7 +25,7 @@ _BLOCK_BYTES = 8 * 2**20  # of samples held at a time
 _POOL = 4096  # samples from which the start is chosen
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class OnlineFit(Fit):
     """A Fit that also knows what it believed on the way.
 

@@ -105,10 +105,14 @@ class ProductQuantizer:
         table, codes = self._as_codes(codes)
         dtype = getattr(dtype, "__name__", str(dtype)).removeprefix("torch.")
         dtype = checks.as_choice(dtype, "dtype", ("float64", "float32"))
-        points = _lookup(table).decode(codes, self.codebooks, dtype)
         if self.rotation is None:
-            return points
-        return points @ table.from_host(np.ascontiguousarray(self.rotation.T, dtype), points)
+            return _lookup(table).decode(codes, self.codebooks, dtype)
+        points = table.from_host(np.empty((codes.shape[0], self.dim), dtype), codes)
+        back = table.from_host(np.ascontiguousarray(self.rotation.T), codes)
+        # Turned back in float64, whatever the answer is rounded to: far from the origin a float32 product is off.
+        for rows in _blocks(codes.shape[0], self.dim):
+            points[rows] = _lookup(table).decode(codes[rows], self.codebooks, "float64") @ back
+        return points
 
     def distance_tables(self, queries, metric="euclidean"):
         """Tables (n_queries, n_subspaces, n_codewords), float64, of squared distances between parts.
@@ -147,7 +151,8 @@ class ProductQuantizer:
         lookup, n_queries = _lookup(table), queries.shape[0]
         distances = table.from_host(np.empty((n_queries, n_neighbors)), queries)
         ids = table.from_host(np.empty((n_queries, n_neighbors), np.int64), queries)
-        for rows in _blocks(n_queries, max(self.dim, self.n_subspaces * self.n_codewords)):
+        # Beside a table, what a scan keeps of a query: distances and ids, once as found and once in order.
+        for rows in _blocks(n_queries, max(self.dim, self.n_subspaces * self.n_codewords, 4 * n_neighbors)):
             parts = _rotated(table, queries[rows], self.rotation)
             if symmetric:
                 parts = lookup.decode(self.encode(queries[rows]), self.codebooks, "float64")
@@ -159,6 +164,8 @@ class ProductQuantizer:
     def size_in_bits(self, n_points=0, float_bits=64):
         """Bits of the codes of n_points points, and of the tables needed to decode them, as parts of a ledger."""
         self._check_fitted()
+        n_points = checks.as_count(n_points, "n_points", low=0)
+        float_bits = checks.as_count(float_bits, "float_bits")
         tables = self.codebooks.size + (0 if self.rotation is None else self.rotation.size)
         codes = n_points * self.n_subspaces * self.n_bits
         return {"codes": codes, "codebooks": tables * float_bits, "n_values": n_points * self.dim}
@@ -306,5 +313,15 @@ def _turn(table, points, rotation, codebooks):
         codebooks[m, filled] = sums[filled] / mass[filled, None] @ rotation[:, columns]
         # The reconstructions are constant on cells, so points.T @ reconstructions needs the sums of the cells alone.
         cross[:, columns] = sums.T @ codebooks[m]
-    left, _, right = np.linalg.svd(cross)
-    return left @ right, codebooks, distortion
+    return _nearest_rotation(cross, rotation), codebooks, distortion
+
+
+def _nearest_rotation(cross, rotation):
+    """The orthonormal matrix with the largest inner product with `cross`; of several, the nearest to `rotation`."""
+    left, sizes, right = np.linalg.svd(cross)
+    free = sizes <= 1e-10 * sizes[0]
+    if free.any():
+        # What few codewords leave open would be settled by rounding, in each library in its own way.
+        turn, _, back = np.linalg.svd(left[:, free].T @ rotation @ right[free].T)
+        left[:, free] = left[:, free] @ turn @ back
+    return left @ right

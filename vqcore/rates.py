@@ -61,7 +61,7 @@ def ledger(thing, *, n_points=None, float_bits=64, word_bits=1, header=0):
 
     Args:
         thing: a Fit, a ProductQuantizer, a QSGD Message, or a dict from names of parts to whole numbers.
-        n_points: points whose codes are counted; by default those of the fit.
+        n_points: points whose codes are counted; by default those of the fit. Messages and parts know their own.
         float_bits: bits of a number in a codebook.
         word_bits: codes are packed without gaps into words of so many bits; the last word is padded.
         header: bits to add for whatever carries the rest.
@@ -73,6 +73,8 @@ def ledger(thing, *, n_points=None, float_bits=64, word_bits=1, header=0):
         parts = _of_fit(thing, n_points, float_bits)
     elif hasattr(thing, "size_in_bits"):
         parts = thing.size_in_bits(n_points or 0, float_bits)
+    elif n_points is not None:
+        raise InputError(f"n_points={n_points} is for fits and quantizers: a {type(thing).__name__} knows its own")
     elif hasattr(thing, "n_bits_codes"):
         parts = {part: getattr(thing, f"n_bits_{part}", 0) for part in PARTS} | {"n_values": thing.n_values}
     elif isinstance(thing, dict):
@@ -119,7 +121,9 @@ def entropy_coded_bits(codes, n_codewords=None):
     """
     n_codewords = 2**53 if n_codewords is None else checks.as_count(n_codewords, "n_codewords")
     table, codes = checks.as_codes(codes, n_codewords)
-    columns = np.asarray(table.to_host(codes)).reshape(codes.shape[0], -1)
+    if len(codes.shape) not in (1, 2):
+        raise InputError(f"codes has shape {tuple(codes.shape)}: it must be (n,) or (n, n_subspaces)")
+    columns = np.asarray(table.to_host(codes)).reshape(codes.shape[0], math.prod(codes.shape[1:]))
     return float(
         sum(len(column) * entropy(np.unique(column, return_counts=True)[1]) for column in columns.T if len(column))
     )

@@ -42,8 +42,8 @@ def medians(points, codes, codebook, weights):
 def swap_medoids(points, weights, medoids, metric):
     """Every point in turn takes the place of a medoid wherever that lowers the loss: (medoids, number of swaps).
 
-    The pass over all points costs O(n**2 dim), whatever the number of medoids: Schubert and Rousseeuw 2021, "Fast
-    and eager k-medoids clustering".
+    To look at all points costs O(n**2 dim), whatever the number of medoids: Schubert and Rousseeuw 2021, "Fast and
+    eager k-medoids clustering". Every exchange costs O(n dim) for each medoid besides.
     """
     medoids = medoids.copy()
     return medoids, int(_swap(_frozen(points), _frozen(weights), medoids, METRICS.index(metric)))

@@ -34,7 +34,8 @@ def save(path, thing):
     kind.check(arrays, attributes, InputError)
     pieces = serialized(kind.name, arrays, attributes)
     path = Path(path)
-    beside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.tmp")
+    # A name may take 255 bytes, and a letter four of them.
+    beside = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
     try:
         with open(beside, "xb") as file:
             file.writelines(pieces)

@@ -117,6 +117,9 @@ def _entry(entry, position):
     if any(type(n) is not int or not 0 <= n < 2**48 for n in (*shape, begin, end)):
         raise FormatError("a size is not a whole number, or an impossible one")
     dtype = np.dtype(TYPES[entry["dtype"]])
+    # numpy refuses such extents even where one of them is 0.
+    if math.prod(max(n, 1) for n in shape) * dtype.itemsize >= 2**63:
+        raise FormatError(f"no array can have the shape {tuple(shape)}")
     if begin != position or end - begin != math.prod(shape) * dtype.itemsize:
         raise FormatError("arrays overlap, leave a hole, or are not as long as their shape")
     return dtype, tuple(shape), begin, end

@@ -122,10 +122,12 @@ def _fit_agrees(arrays, attributes):
     sizes, n = arrays["sizes"], len(arrays["codebook"])
     seal, codes = attributes["certificate"], arrays.get("codes", np.zeros(0, np.int64))
     return bool(
-        len(sizes) == len(arrays["distortions"]) > 0 and (sizes > 0).all() and sizes.sum() == len(arrays["codebooks"])
+        len(sizes) == len(arrays["distortions"]) > 0 and attributes["n_steps"] >= 0
+        # Each by itself as well: a sum of large ones wraps around.
+        and ((0 < sizes) & (sizes <= len(arrays["codebooks"]))).all() and sizes.sum() == len(arrays["codebooks"])
         and arrays["codebooks"].shape[1:] == arrays["codebook"].shape[1:] and len(arrays["weights"]) == n
         and ((0 <= codes) & (codes < n)).all()
-        and (seal is None or [type(value) for value in seal] == [float, bool, bool])
+        and (seal is None or [type(value) for value in seal] == [float, bool, bool] and math.isfinite(seal[0]))
     )  # fmt: skip
 
 
@@ -199,8 +201,10 @@ def _quantizer_agrees(arrays, attributes):
     if not 0 < n_codewords <= 65536 or dim == 0 or (rotation is None and attributes["optimized"]):
         return False
     return rotation is None or (
-        rotation.shape == (dim, dim) and bool(abs(rotation.T @ rotation - np.eye(dim)).max() < 1e-6)
-    )
+        # Values beyond 1 are no part of a rotation, and their products may overflow.
+        rotation.shape == (dim, dim) and bool(abs(rotation).max() < 1.1)
+        and bool(abs(rotation.T @ rotation - np.eye(dim)).max() < 1e-6)
+    )  # fmt: skip
 
 
 @cache
