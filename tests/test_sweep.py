@@ -1,20 +1,15 @@
 """Studies: which runs a grid names, what a run hands over, and that a record is the only proof of success."""
 
-import csv
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nbformat.v4 import new_code_cell, new_notebook
 from papermill.translators import PythonTranslator
+from studies import rows, sweep, write_notebook
 
 import vqcore as vq
 from vqcore.sweep import folder as store
@@ -23,75 +18,10 @@ from vqcore.sweep.notebook import read_notebook
 from vqcore.sweep.recording import recorded
 from vqcore.sweep.table import row_of
 
-PARAMETERS = """
-from typing import Optional
-n: int = 8                # a whole number
-width: float = 0.5        # a number
-name: str = "ok"          # a text
-fast: bool = False        # yes or no
-sizes: list[int] = [1]    # several
-table: dict[str, float] = {}  # by name
-limit: Optional[int] = None   # perhaps
-either: "int | None" = None   # as text
-plain = 3
-computed = 2 ** 3
-"""
-CELLS = [
-    "import os, sys, time\nimport vqcore as vq",
-    """
-if name == "raise":
-    raise ValueError("no good")
-if name == "exit":
-    sys.exit(0)
-if name == "exit 1":
-    sys.exit(1)
-if name == "die":
-    os._exit(0)
-if name == "kill":
-    os.kill(os.getpid(), 9)
-if name == "hang":
-    time.sleep(600)
-if name == "deaf":
-    import signal
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end = time.time() + 600
-    while time.time() < end:
-        time.sleep(1)
-if name == "orphans":
-    import subprocess
-    child = subprocess.Popen(["sleep", "600"])
-    open(os.environ["VQ_TEST_ORPHAN"], "w").write(str(child.pid))
-if name == "runner":
-    os.kill(os.getppid(), 9)
-    time.sleep(600)
-if name == "once" and not os.path.exists(os.environ["VQ_TEST_ONCE"]):
-    open(os.environ["VQ_TEST_ONCE"], "w").close()
-    os._exit(1)
-""",
-    'with open(os.environ.get("VQ_TEST_LOG", os.devnull), "a") as log:\n    log.write(f"{n} {width} {name}\\n")',
-    "vq.record(product=n * width, threads=os.environ['OMP_NUM_THREADS'])\nvq.record(name=name, sizes=sizes)",
-]
-
-
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
-    """A small notebook that fails in many ways, as its parameter `name` tells it."""
-    path = tmp_path_factory.mktemp("study") / "small.ipynb"
-    cells = [new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(new_code_cell, CELLS)]
-    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=cells, metadata=spec), path)
-    return path
-
-
-def sweep(notebook, folder, *arguments, timeout=200, **env):
-    """The finished command."""
-    command = [sys.executable, "-m", "vqcore", "sweep", str(notebook), "-o", str(folder), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ | env)
-
-
-def rows(folder):
-    with open(folder / "results.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    """A small notebook that fails as its parameter `name` tells it."""
+    return write_notebook(tmp_path_factory.mktemp("study") / "small.ipynb")
 
 
 # ---- which runs a grid names

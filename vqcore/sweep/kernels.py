@@ -32,4 +32,8 @@ def kernel_manager(sockets, waiting=None):
             self.shutdown_wait_time = 2.0
             self.provisioner = Provisioner(kernel_id="run", kernel_spec=self.kernel_spec, parent=self)
 
+        async def _async_finish_shutdown(self, waittime=None, pollinterval=0.01, restart=False):
+            # Ten times as attentive as by default, which would be a tenth of a small run.
+            await super()._async_finish_shutdown(waittime, pollinterval, restart)
+
     return Manager

@@ -29,14 +29,14 @@ class Notebook:
         text: the notebook as JSON, without outputs.
         digest: hash of all code cells; a change of the prose alone keeps it.
         declared: name -> Declared, from the cell tagged `parameters`, in order.
-        n_cells: number of code cells.
+        sources: the texts of its code cells.
     """
 
     name: str
     text: str
     digest: str
     declared: dict
-    n_cells: int
+    sources: list
 
 
 def read_notebook(path):
@@ -66,7 +66,7 @@ def read_notebook(path):
         cell.update(outputs=[], execution_count=None)
     declared = next((_declared(source, path) for source, tag in zip(sources, tags) if "parameters" in tag), {})
     digest = hashlib.sha256(canonical(sources).encode()).hexdigest()
-    return Notebook(path.stem, json.dumps(content, ensure_ascii=False, indent=1), digest, declared, len(cells))
+    return Notebook(path.stem, json.dumps(content, ensure_ascii=False, indent=1), digest, declared, sources)
 
 
 def _declared(source, path):

@@ -42,7 +42,7 @@ def main(sockets, waiting=None):
             outcome = _locked_run(task, folder, sockets, waiting) if held else {"status": "elsewhere"}
     except OSError as error:
         outcome = {"status": "failed", **_of_os_error(error)}
-    store.write_whole(sockets / "outcome.json", json.dumps(outcome).encode())
+    (sockets / "outcome.json").write_text(json.dumps(outcome))
 
 
 def _locked_run(task, folder, sockets, waiting):

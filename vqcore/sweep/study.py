@@ -14,6 +14,7 @@ from vqcore.errors import InputError
 from vqcore.sweep import folder as store
 from vqcore.sweep.grid import expand
 from vqcore.sweep.notebook import read_notebook
+from vqcore.sweep.preloading import modules_to_preload
 from vqcore.sweep.supervising import RunFailed, supervise
 from vqcore.sweep.table import write_table
 
@@ -69,6 +70,7 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
     }
     retries = checks.as_count(retries, "retries", low=0, high=100)
     workers = checks.as_count(workers or os.cpu_count() or 1, "workers", high=10_000)
+    options["preload"] = modules_to_preload(notebook.sources)
     folder = store.open_folder(folder, NEEDED_BYTES)
     store.store_notebook(folder, notebook)
     store.clear_all_leftovers(folder)
@@ -93,7 +95,7 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
 def _task(notebook, run, folder, options):
     about = {"name": notebook.name, "digest": notebook.digest}
     run_of_it = {"key": run.key, "given": run.given, "parameters": run.parameters}
-    here = {"folder": str(folder), "notebook": about, "n_cells": notebook.n_cells, "wait": False}
+    here = {"folder": str(folder), "notebook": about, "n_cells": len(notebook.sources), "wait": False}
     return run_of_it | here | options
 
 
@@ -164,7 +166,7 @@ class _Cluster:
 
     def _connected(self, client_class):
         try:
-            client = client_class(self.scheduler, timeout=20)
+            client = client_class(self.scheduler, timeout=10)
             client.wait_for_workers(1, timeout=60)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"no Dask scheduler with workers answers at {self.scheduler!r}: {error}") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vqcore.sweep import folder as store
 from vqcore.sweep.ending import end_kernel
+from vqcore.sweep.preloading import station
 
 # Another try may mend these; an exception in a cell, or a full disk, would only come again.
 WORTH_ANOTHER_TRY = {"timeout", "kernel died", "interrupted", "broken", "killed", "files"}
@@ -29,7 +30,12 @@ def supervise(task):
         sockets = Path(sockets)
         (sockets / "task.json").write_text(json.dumps(task))
         limit = task["timeout"] * (task["n_cells"] + 1) + 180
-        _run_to_its_end(sockets, environment(task["threads"]), limit)
+        env = environment(task["threads"])
+        forks = station(task["sweep"], task["preload"], env)
+        if forks is None:
+            _run_anew(sockets, env, limit)
+        else:
+            _run_forked(forks, sockets, limit)
         outcome = _outcome(task, sockets)
     if outcome["status"] == "failed" and outcome["kind"] in WORTH_ANOTHER_TRY:
         raise RunFailed(json.dumps(outcome))
@@ -41,7 +47,18 @@ def environment(n_threads):
     return os.environ | {name: str(n_threads) for name in THREAD_LIMITS} | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
-def _run_to_its_end(sockets, env, limit):
+def _run_forked(forks, sockets, limit):
+    whole = False
+    try:
+        whole = forks.run(sockets, limit)
+    finally:
+        end_kernel(sockets)
+        if not whole:
+            # With the station goes whatever it runs.
+            forks.close()
+
+
+def _run_anew(sockets, env, limit):
     command = [sys.executable, "-m", "vqcore.sweep.runner", str(sockets)]
     with open(sockets / "runner.log", "wb") as log:
         # Its stdin is a pipe that closes when this process dies.

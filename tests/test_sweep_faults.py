@@ -1,0 +1,345 @@
+"""What machines do to a study: deaths, hangs, full disks, two sweeps at once; and that nothing leaks from run to run."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import numpy as np
+import pytest
+from studies import command, content, end, processes, rows, sweep, wait_until, write_notebook
+
+import vqcore as vq
+from vqcore.sweep import folder as store
+from vqcore.sweep.grid import expand
+from vqcore.sweep.notebook import read_notebook
+from vqcore.sweep.preloading import modules_to_preload
+from vqcore.sweep.supervising import WORTH_ANOTHER_TRY
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """A small notebook that fails as its parameter `name` tells it."""
+    return write_notebook(tmp_path_factory.mktemp("study") / "small.ipynb")
+
+
+@pytest.fixture
+def mark():
+    """A text in the environment of all processes that a test starts; at its end none of them may live."""
+    text = f"VQ_TEST_MARK={uuid.uuid4().hex}"
+    yield text
+    left = processes(text)
+    for pid in left:
+        end(pid)
+    assert not left, left
+
+
+def marked(mark):
+    return dict([mark.split("=")])
+
+
+def failures(folder):
+    return {found["parameters"]["name"]: found for found in json.loads((folder / "results.json").read_text())["failed"]}
+
+
+LEAKY = """
+import os, sys, random, numpy as np, matplotlib.pyplot as plt
+import vqcore as vq
+assert vq.fit_lloyd and vq.view
+""", """
+assert not hasattr(np, "left_behind") and "LEFT_BEHIND" not in os.environ and "left_behind" not in sys.modules
+assert plt.rcParams["lines.linewidth"] == 1.5 and plt.get_fignums() == [] and np.geterr()["over"] == "warn"
+assert set(os.listdir()) <= {"log.txt", "notebook.ipynb"} and "leak" not in globals() and os.getcwd().endswith(str(os.getppid()))
+""", """
+np.left_behind = leak = 1
+os.environ["LEFT_BEHIND"] = "1"
+sys.modules["left_behind"] = sys
+plt.rcParams["lines.linewidth"] = 9
+np.seterr(over="raise")
+open("left_behind.txt", "w").write(str(seed))
+""", """
+vq.record(pid=os.getpid(), numpy=np.random.rand(), python=random.random(), figure=plt.figure().number)
+plt.plot([1, 2]);
+"""  # fmt: skip
+
+
+def test_nothing_leaks_from_run_to_run(tmp_path, mark):
+    path = write_notebook(tmp_path / "leaky.ipynb", LEAKY, "seed: int = 0")
+    done = sweep(path, tmp_path / "runs", "-p", "seed=0:4", "--workers", 1, **marked(mark))
+    assert done.returncode == 0, done.stdout
+    found = rows(tmp_path / "runs")
+    for name in ("pid", "numpy", "python"):
+        assert len({row[name] for row in found}) == 4, f"{name} is shared"
+    for row in found:
+        home = tmp_path / "runs" / "done" / row["run_key"]
+        assert (home / "left_behind.txt").read_text() == row["seed"], "files that a run writes are kept with it"
+        outputs = [o for cell in json.loads((home / "notebook.ipynb").read_text())["cells"] for o in cell.get("outputs", [])]
+        assert any("image/png" in output.get("data", {}) for output in outputs), "figures are shown as in any kernel"
+
+
+def test_only_imports_that_are_safe_are_made_in_advance():
+    sources = ["import numpy as np, faiss, os\nfrom scipy.spatial import Voronoi", "%matplotlib inline\nimport vqcore as vq", "vq.fit_lloyd; vq.view",
+               "no python", "from . import x"]  # fmt: skip
+    assert modules_to_preload(sources) == ["numpy", "scipy.spatial", "vqcore", "vqcore.fit_lloyd", "vqcore.view"]
+
+
+def test_deaths_get_the_right_name_and_are_tried_again(tmp_path, notebook, mark):
+    once, log = tmp_path / "once", tmp_path / "log"
+    env = marked(mark) | {"VQ_TEST_ONCE": str(once), "VQ_TEST_LOG": str(log)}
+    names = '"ok","once","kill","runner"'
+    done = sweep(notebook, tmp_path / "runs", "-p", f"name={names}", "--workers", 2, "--retries", 1, **env)
+    assert done.returncode == 1 and "4 runs: 2 done now, 0 done earlier, 2 failed" in done.stdout, done.stdout
+    found = failures(tmp_path / "runs")
+    assert {name: each["kind"] for name, each in found.items()} == {"kill": "kernel died", "runner": "killed"}
+    assert {row["name"]: row["run_tries"] for row in rows(tmp_path / "runs")} == {"ok": "1", "once": "2"}
+    assert sorted(log.read_text().split("\n")) == ["", "8 0.5 ok", "8 0.5 once"], "what died has not been taken for done"
+    assert list((tmp_path / "runs" / ".private").iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_end_of_a_run_has_its_true_name(tmp_path, notebook, mark):
+    expected = {"raise": "error", "exit": "exit", "exit 1": "exit", "die": "kernel died", "kill": "kernel died", "hang": "timeout",
+                "deaf": "timeout", "runner": "killed"}  # fmt: skip
+    listed = ",".join(json.dumps(name) for name in ("ok", *expected))
+    orphan = tmp_path / "orphan"
+    arguments = ["-p", f'name={listed},"orphans"', "--workers", 2, "--retries", 0, "--timeout", 4]
+    done = sweep(notebook, tmp_path / "runs", *arguments, timeout=400, **marked(mark), VQ_TEST_ORPHAN=str(orphan))
+    assert done.returncode == 1, done.stderr
+    found = failures(tmp_path / "runs")
+    assert {name: each["kind"] for name, each in found.items()} == expected
+    assert {row["name"] for row in rows(tmp_path / "runs")} == {"ok", "orphans"}
+    for name in ("hang", "deaf"):
+        failed = json.loads((tmp_path / "runs" / "failed" / found[name]["key"] / "failure.json").read_text())
+        assert failed["seconds"] <= 4 + 5, "ended within five seconds of the limit"
+    assert wait_until(lambda: not processes(mark), 5), "what a notebook starts ends with it"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_killed_at_random_moments_and_resumed_to_the_same_table(tmp_path, notebook, mark):
+    arguments = ["-p", "n=0:30", "-p", "width=0.5,2", "--workers", 2, "--retries", 5]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = sweep(notebook, whole, *arguments, timeout=400, **marked(mark))
+    assert done.returncode == 0, done.stdout
+    assert len(rows(whole)) == 60
+
+    rng, proofs, victims = random.Random(0), {}, []
+    driver = None
+    while len(victims) < 20:
+        if driver is None or driver.poll() is not None:
+            driver = subprocess.Popen(command(notebook, broken, *arguments), env=os.environ | marked(mark), stdout=-3, stderr=-3)
+            wait_until(lambda: driver.poll() is not None or any("station" in line for line in processes(mark).values()), 60)
+        time.sleep(rng.uniform(0, 2))
+        # Drivers, nannies' workers, stations and, as forks of these, runs and kernels.
+        kinds = {"driver": [driver.pid], "worker": [], "station": []}
+        for pid, line in processes(mark).items():
+            for kind, text in (("worker", "spawn_main"), ("station", "vqcore.sweep.station")):
+                kinds[kind] += [pid] * (text in line)
+        kind = rng.choice(["driver", "worker", "station", "station", "station"])
+        if not kinds[kind] or driver.poll() is not None and len(proofs) == 60:
+            kind = "driver"
+        victims.append(kind)
+        end(rng.choice(kinds[kind] or [driver.pid]))
+        for path in (broken / "done").glob("*/record.json"):
+            assert store.proven(broken, path.parent.name), "what stands in done/ is proven at every moment"
+            assert proofs.setdefault(path, path.read_bytes()) == path.read_bytes(), "a finished run is not made again"
+        if driver.poll() is None and kind == "driver":
+            driver.wait(10)
+    if driver.poll() is None:
+        driver.send_signal(signal.SIGTERM)
+        driver.wait(60)
+    assert wait_until(lambda: not processes(mark), 20), processes(mark)
+    done = sweep(notebook, broken, *arguments, timeout=400, **marked(mark))
+    assert done.returncode == 0, done.stdout
+    assert content(broken) == content(whole)
+    for path, proof in proofs.items():
+        assert path.read_bytes() == proof
+    assert list((broken / ".private").iterdir()) == []
+    print(f"killed: {({kind: victims.count(kind) for kind in set(victims)})}, {len(proofs)} runs done before the last call")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGKILL))])
+def test_a_driver_that_is_stopped_takes_everything_with_it(tmp_path, notebook, mark, number):
+    arguments = ["-p", "n=1", "-p", 'name="ok","hang"', "--workers", 2]
+    driver = subprocess.Popen(
+        command(notebook, tmp_path / "runs", *arguments), env=os.environ | marked(mark), stderr=subprocess.PIPE, stdout=-3, text=True
+    )
+    try:
+        assert wait_until(lambda: list((tmp_path / "runs" / "done").glob("*/record.json")), 60)
+        driver.send_signal(number)
+        assert driver.wait(30) == (-9 if number == signal.SIGKILL else 130)
+        if number != signal.SIGKILL:
+            assert "the same command goes on" in driver.stderr.read()
+            assert [row["name"] for row in rows(tmp_path / "runs")] == ["ok"]
+        assert wait_until(lambda: not processes(mark), 15), processes(mark)
+    finally:
+        driver.kill()
+        driver.wait()
+        driver.stderr.close()
+    (run,) = expand(read_notebook(notebook), {"n": 1, "name": "ok"})
+    assert store.proven(tmp_path / "runs", run.key)
+
+
+@pytest.mark.parametrize("n_times", [1, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+def test_two_sweeps_of_one_folder_make_no_run_twice(tmp_path, notebook, mark, n_times):
+    for number in range(n_times):
+        folder, log = tmp_path / f"runs{number}", tmp_path / f"log{number}"
+        env = os.environ | marked(mark) | {"VQ_TEST_LOG": str(log)}
+        both = [
+            subprocess.Popen(command(notebook, folder, "-p", "n=0:8", "--workers", 1), env=env, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        n_polls = 0
+        while any(driver.poll() is None for driver in both):
+            for path in folder.glob("results.*"):
+                text = path.read_text()
+                assert text.endswith("\n") and (path.suffix == ".csv" or json.loads(text)), "read while it was written"
+                n_polls += 1
+            time.sleep(0.002)
+        said = [driver.communicate()[0] for driver in both]
+        assert [driver.returncode for driver in both] == [0, 0], said
+        assert sorted(log.read_text().splitlines()) == [f"{n} 0.5 ok" for n in range(8)], said
+        assert len(rows(folder)) == 8
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system in memory of the size that is asked for, unmounted in the end."""
+    mounted = []
+
+    def mount(size, *options):
+        path = tmp_path / f"disk{len(mounted)}"
+        path.mkdir()
+        made = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", path], capture_output=True)
+        if made.returncode:
+            pytest.skip("needs the right to mount")
+        mounted.append(path)
+        return path
+
+    yield mount
+    for path in mounted:
+        subprocess.run(["umount", path], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_older_runs_stay(small_disk, notebook, mark, tmp_path):
+    disk = small_disk("14m")
+    first = sweep(notebook, disk / "runs", "-p", "n=1", **marked(mark))
+    assert first.returncode == 0, first.stdout + first.stderr
+    done = {path: path.read_bytes() for path in (disk / "runs" / "done").rglob("*") if path.is_file()}
+    table = (disk / "runs" / "results.csv").read_bytes()
+    (disk / "ballast").write_bytes(bytes(8_000_000))
+    refused = sweep(notebook, disk / "runs", "-p", "n=1,2", **marked(mark))
+    assert refused.returncode == 2 and "MB left" in refused.stderr
+    (disk / "ballast").unlink()
+
+    # Filled from within a run, to the last byte.
+    greedy = write_notebook(tmp_path / "greedy.ipynb", ["open('ballast', 'wb').write(bytes(20_000_000))"])
+    full = sweep(greedy, disk / "runs", **marked(mark))
+    assert full.returncode == 1 and "No space left" in full.stdout, full.stdout + full.stderr
+    assert {path: path.read_bytes() for path in done} == done
+    shutil.rmtree(disk / "runs" / "failed")
+    again = sweep(notebook, disk / "runs", "-p", "n=1,2", **marked(mark))
+    assert again.returncode == 0 and "1 done now, 1 done earlier" in again.stdout, again.stdout + again.stderr
+    assert {path: path.read_bytes() for path in done} == done and len(rows(disk / "runs")) == 2 and table
+
+
+def test_a_write_that_fails_leaves_the_older_file(small_disk):
+    disk = small_disk("100k")
+    target = store.write_whole(disk / "results.csv", b"old\n")
+    with pytest.raises(OSError):
+        store.write_whole(target, bytes(200_000))
+    assert target.read_bytes() == b"old\n" and [path.name for path in disk.iterdir()] == ["results.csv"]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_within_a_second(small_disk, notebook):
+    disk = small_disk("1m")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    start = time.monotonic()
+    with pytest.raises(vq.InputError, match="cannot be written"):
+        vq.sweep.sweep(notebook, {"n": [1, 2]}, disk / "runs")
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.slow
+def test_a_foreign_kernel_is_left_alone(tmp_path, notebook, mark):
+    foreign = subprocess.Popen([sys.executable, "-m", "ipykernel_launcher", "-f", str(tmp_path / "kernel.json")], stdout=-3, stderr=-3)
+    try:
+        names = '"ok","die","kill","hang","runner"'
+        done = sweep(notebook, tmp_path / "runs", "-p", f"name={names}", "--retries", 0, "--timeout", 2, **marked(mark))
+        assert done.returncode == 1 and len(rows(tmp_path / "runs")) == 1
+        assert foreign.poll() is None
+    finally:
+        foreign.kill()
+        foreign.wait()
+
+
+@pytest.mark.slow
+def test_a_scheduler_and_workers_of_their_own(tmp_path, notebook, mark):
+    """As on a cluster: processes that this test starts one by one, on the loopback."""
+    env, address_file = os.environ | marked(mark), tmp_path / "scheduler.json"
+    dask = [sys.executable, "-m", "dask"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": env, "cwd": tmp_path}
+    local = ["--host", "127.0.0.1"]
+    started = [subprocess.Popen([*dask, "scheduler", *local, "--port", "0", "--no-dashboard", "--scheduler-file", address_file], **quiet)]
+    try:
+        assert wait_until(lambda: address_file.exists() and address_file.read_text(), 60)
+        address = json.loads(address_file.read_text())["address"]
+        for _ in range(2):
+            started.append(subprocess.Popen([*dask, "worker", *local, address, "--nthreads", "1", "--no-dashboard"], **quiet))
+        arguments = ["-p", "n=0:12", "--scheduler", address]
+        done = sweep(notebook, tmp_path / "runs", *arguments, **marked(mark))
+        assert done.returncode == 0 and "12 done now" in done.stdout, done.stdout + done.stderr
+        # One of the workers dies in the middle.
+        driver = subprocess.Popen(command(notebook, tmp_path / "more", *arguments), env=env, stdout=subprocess.PIPE, text=True)
+        started.append(driver)
+        assert wait_until(lambda: len(list((tmp_path / "more" / "done").glob("*"))) >= 3, 60)
+        started[1].kill()
+        assert driver.wait(120) == 0, driver.communicate()
+        driver.stdout.close()
+        assert content(tmp_path / "more") == content(tmp_path / "runs")
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(30)
+    wait_until(lambda: not processes(mark), 20)
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_not_there_is_told(tmp_path, notebook):
+    done = sweep(notebook, tmp_path / "runs", "--scheduler", "tcp://127.0.0.1:9")
+    assert done.returncode == 2 and "no Dask scheduler" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_a_run_costs_a_fifth_of_what_papermill_costs(tmp_path, mark):
+    """Of a small notebook, side by side: what ten more runs add to a sweep, next to papermill's command."""
+    path = write_notebook(tmp_path / "quick.ipynb", ["import numpy as np\nimport vqcore as vq", "vq.record(seed=np.mean([seed]))"], "seed: int = 0")
+
+    def seconds(run):
+        start = time.monotonic()
+        assert run().returncode == 0
+        return time.monotonic() - start
+
+    ours, theirs = [], []
+    for number in range(3):
+        few = seconds(lambda: sweep(path, tmp_path / f"few{number}", "-p", "seed=0:2", "--workers", 1))
+        many = seconds(lambda: sweep(path, tmp_path / f"many{number}", "-p", "seed=0:12", "--workers", 1))
+        papermill = [sys.executable, "-m", "papermill", path, tmp_path / "out.ipynb", "-p", "seed", "1", "--no-progress-bar"]
+        theirs.append(seconds(lambda: subprocess.run(papermill, capture_output=True)))
+        ours.append((many - few) / 10)
+    print(f"a run: {np.median(ours):.2f} s; papermill: {np.median(theirs):.2f} s; ratio {np.median(ours) / np.median(theirs):.2f}")
+    assert np.median(ours) <= np.median(theirs) / 5
+
+
+def test_what_is_tried_again_is_what_may_mend():
+    assert "error" not in WORTH_ANOTHER_TRY and "exit" not in WORTH_ANOTHER_TRY and "disk full" not in WORTH_ANOTHER_TRY
