@@ -177,6 +177,16 @@ def test_the_gram_matrix_is_that_of_all_that_blocks_are_multiplied_with(name):
     np.testing.assert_allclose(total * groups / len(layer.weight), (probe @ gram @ probe).item(), rtol=1e-9)
 
 
+def test_inputs_that_a_layer_is_given_by_name_count_alike():
+    plain, named = (filled(torch.nn.Linear(12, 10)) for _ in range(2))
+    wrapped = torch.nn.Module()
+    wrapped.inner, wrapped.forward = named, lambda x: named(input=x)
+    x = tensor(30, 12)
+    by_place = compress.quantize(plain, block_size=4, n_codewords=6, inputs=x)[""]
+    by_name = compress.quantize(wrapped, block_size=4, n_codewords=6, inputs=x)["inner"]
+    assert torch.equal(by_place.codes, by_name.codes) and by_place.distortion == by_name.distortion
+
+
 # How it learns
 
 
@@ -189,6 +199,18 @@ def test_the_gradient_of_a_codeword_is_the_mean_over_its_blocks():
     (x @ weight.T + layer.bias.detach()).square().sum().backward()
     counts = torch.bincount(fit.codes, minlength=4)[:, None]
     torch.testing.assert_close(layer.parametrizations.weight.original.grad, codebook.grad / counts, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_half_precision_loses_no_gradient_of_many_blocks(dtype):
+    """70,000 blocks in one cell: float16 has no such number, and neither half type adds so many ones."""
+    layer = torch.nn.Linear(1_000, 280, bias=False).to(dtype)
+    torch.nn.init.constant_(layer.weight, 0.25)
+    compress.quantize(layer, block_size=4, n_codewords=1)
+    layer.weight.backward(torch.ones_like(layer.weight))
+    grad = layer.parametrizations.weight.original.grad
+    assert grad.dtype == dtype
+    torch.testing.assert_close(grad.double(), torch.ones(1, 4, dtype=torch.float64), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("float_bits", [16, 32])

@@ -383,6 +383,23 @@ def test_a_network_moves_to_another_type_with_it():
     assert list(layer.double().parameters()) == [] and len(list(layer_of(normal(8, 2)).parameters())) == 1
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("update", UPDATES)
+def test_a_codebook_in_half_precision_learns(update, half):
+    points, start = torch.from_numpy(normal(4_000, 2)).to(half), normal(8, 2)
+    layer, exact = (layer_of(start, update, decay=0.0, commitment=0.0) for _ in range(2))
+    layer.to(half)
+    exact.load_state_dict(layer.double().state_dict())
+    layer.to(half)
+    for each in (layer, exact):
+        out = each(points)
+        if update == "gradient":
+            out.loss.backward()
+    learned, wanted = (each.codebook.grad if update == "gradient" else each.codebook for each in (layer, exact))
+    assert learned.dtype == half and torch.equal(layer.encode(points), layer.eval()(points).codes)
+    torch.testing.assert_close(learned.double(), wanted.double(), rtol=0, atol=wanted.abs().max().item() * 2.0**-7)
+
+
 # Around it
 
 
@@ -390,6 +407,7 @@ def test_a_network_moves_to_another_type_with_it():
     dict(dim=0), dict(dim=2.0), dict(n_codewords=0), dict(n_codewords="8"), dict(update="ema"), dict(update=None),
     dict(estimator="gumbel"), dict(commitment=-1.0), dict(commitment=float("nan")), dict(decay=1.5), dict(decay=None),
     dict(start="zeros"), dict(start=normal(3, 2)), dict(start=np.full((4, 2), np.nan)), dict(start=None),
+    dict(start=np.full((4, 2), 1e39)),
     dict(revive_after=0), dict(revive_after=True), dict(seed=-1), dict(seed=None), dict(dtype=torch.float16),
     dict(dtype="float32"),
 ], ids=str)  # fmt: skip
@@ -420,6 +438,8 @@ def test_more_that_is_refused():
         layer.encode(torch.zeros(5, 2))
     with pytest.raises(vq.InputError, match="no codebook yet"):
         layer.eval()(torch.zeros(5, 2))
+    with pytest.raises(vq.InputError, match="no codebook yet"):
+        layer.decode(torch.tensor([0]))
     for batch in (torch.zeros(5, 2), torch.rand(3, 2)):
         with pytest.raises(vq.InputError, match="n_codewords=4"):
             layer.train()(batch)
@@ -427,6 +447,8 @@ def test_more_that_is_refused():
     layer(torch.rand(9, 2))
     with pytest.raises(vq.InputError, match="codes"):
         layer.decode(torch.tensor([4]))
+    with pytest.raises(vq.InputError, match="codes is a ndarray"):
+        layer.decode(np.array([0]))
     with torch.no_grad():
         layer.codebook.fill_(torch.nan)  # as a learning rate too large leaves it
     with pytest.raises(vq.InputError, match="codebook holds NaN"):

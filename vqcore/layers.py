@@ -20,6 +20,7 @@ from vqcore.lloyd import fit_lloyd
 UPDATES = ("gradient", "average")
 STARTS = ("k-means++", "random")
 ESTIMATORS = ("straight-through", "rotation")
+BLANK = "the layer has no codebook yet: show it points in training mode, or pass start=..."
 
 
 class Quantized(NamedTuple):
@@ -90,6 +91,8 @@ class VectorQuantize(torch.nn.Module):
             checks.as_choice(start, "start", STARTS)
         else:
             codebook, self.start = checks.as_table(start, "start", (self.n_codewords, self.dim)), "given"
+            if abs(codebook).max() > torch.finfo(dtype).max:
+                raise InputError(f"start reaches {abs(codebook).max():g}, which {dtype} does not hold")
         codebook = torch.from_numpy(codebook).to(device, dtype)
         if update == "gradient":
             self.codebook = torch.nn.Parameter(codebook)
@@ -107,7 +110,7 @@ class VectorQuantize(torch.nn.Module):
         with torch.autocast(points.device.type, enabled=False):
             working = _working_type(points, self.codebook)
             exact = points.to(working)
-            codewords = functional.embedding(codes, self.codebook).to(working)
+            codewords = functional.embedding(codes, self.codebook.to(working))
             loss = self.commitment * _distortion(exact, codewords.detach())
             if self.update == "gradient":
                 loss = loss + _distortion(exact.detach(), codewords)
@@ -123,8 +126,7 @@ class VectorQuantize(torch.nn.Module):
 
     def decode(self, codes):
         """The codewords (..., dim) of codes (...); the gradient goes to the codebook."""
-        codes = checks.as_codes(codes, self.n_codewords)[1]
-        return functional.embedding(codes, self.codebook)
+        return functional.embedding(self._checked(codes), self.codebook)
 
     def extra_repr(self):
         """The arguments, as printing a network shows them."""
@@ -136,14 +138,28 @@ class VectorQuantize(torch.nn.Module):
     def _choose(self, points, begin):
         """Codes (...); where there is no codebook yet it comes from these points, or they are refused."""
         table, rows = self._rows(points)
-        codebook = table.to_host(self.codebook)
-        if np.isnan(codebook).all() and not table.to_host(self.n_passes):
+        codebook = self._on_host(table)
+        if self._is_blank(table, codebook):
             if not begin:
-                raise InputError("the layer has no codebook yet: show it points in training mode, or pass start=...")
+                raise InputError(BLANK)
             fit = fit_lloyd(rows, self.n_codewords, start=self.start, n_steps=0, seed=self.seed, progress=False)
             self.codebook.copy_(fit.codebook)
-            codebook = table.to_host(self.codebook)
+            codebook = self._on_host(table)
         return table.assign(rows, checks.as_table(codebook, "codebook"))[0].reshape(points.shape[:-1])
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _checked(self, codes):
+        """Codes (...) of codewords that are there, or a refusal."""
+        if not isinstance(codes, torch.Tensor):
+            raise InputError(f"codes is a {type(codes).__name__}: a layer takes a torch tensor")
+        table, codes = checks.as_codes(codes, self.n_codewords)
+        if self._is_blank(table, self._on_host(table)):
+            raise InputError(BLANK)
+        return codes
+
+    def _is_blank(self, table, codebook):
+        return np.isnan(codebook).all() and not table.to_host(self.n_passes)
 
     def _rows(self, points):
         """The kernel table and the points as (n, dim) without their history, or a refusal."""
@@ -200,7 +216,8 @@ class VectorQuantize(torch.nn.Module):
         self.codebook.copy_(table.from_host(codebook, rows))
 
     def _on_host(self, table):
-        return np.array(table.to_host(self.codebook), dtype=np.float64)
+        # In float64 on the way, since numpy has no bfloat16.
+        return np.array(table.to_host(self.codebook.detach().double()))
 
     def _perplexity(self, codes):
         counts = torch.zeros(self.n_codewords, dtype=torch.float64, device=codes.device)

@@ -83,7 +83,8 @@ class CompressedNetwork:
 def extract(model):
     """The `CompressedNetwork` of a network: what `save` writes and `restore` puts into another one.
 
-    It holds numbers, not the architecture: that stays in the program that builds the network.
+    It holds numbers, not the architecture: that stays in the program that builds the network. What is left of a
+    network in bfloat16, which numpy has not, can be restored but not saved: call `.float()` on the network first.
     """
     groups, rest = parts_of(model)
     layers = []

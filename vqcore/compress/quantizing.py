@@ -22,6 +22,7 @@ def quantize(
     entry) and cut into blocks of block_size values: 1 is a scalar quantizer, a whole row plain vector quantization.
     The layers stay what they are, only `weight` is computed from the codebook, which is the parameter from now on:
     make a new optimizer. Noise of `add_noise` on these layers ends. Layers that share a weight go on sharing it.
+    The entry at `padding_idx` is a row like all others: it comes out of the codebook, and need not stay zero.
 
     Args:
         layers: a regular expression that names of modules match in full, or a dict from such expressions to
@@ -100,7 +101,7 @@ def _grams(model, groups, inputs):
     for group in groups:
         for module in group.modules:
             if not isinstance(module, torch.nn.Embedding):
-                handles.append(module.register_forward_pre_hook(_watcher(sums, group)))
+                handles.append(module.register_forward_pre_hook(_watcher(sums, group), with_kwargs=True))
                 sums.setdefault(group.name, 0)
     model.train(False)
     try:
@@ -118,8 +119,8 @@ def _grams(model, groups, inputs):
 
 
 def _watcher(sums, group):
-    def watch(module, args):
-        rows = args[0]
+    def watch(module, args, named):
+        rows = args[0] if args else named["input"]
         if isinstance(module, torch.nn.Conv2d):
             mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
             rows = functional.pad(rows, module._reversed_padding_repeated_twice, mode=mode)

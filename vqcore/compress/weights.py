@@ -35,10 +35,12 @@ class Codewords(torch.nn.Module):
 
     def forward(self, codebook):
         """The weight of a codebook (n_codewords, block_size)."""
+        # The gradient sums over all blocks of a codeword, of which half precision would lose most.
+        exact = codebook.to(torch.promote_types(codebook.dtype, torch.float32))
+        share = self.counts.clamp(min=1).unsqueeze(1).to(exact.dtype)
         # Adding and subtracting the same leaves the rounded values as they are, and the gradient to the last term.
-        share = self.counts.clamp(min=1).unsqueeze(1).to(codebook.dtype)
-        learned = self.rounded(codebook).to(codebook.dtype) + (codebook - codebook.detach()) / share
-        return functional.embedding(self.codes, learned).reshape(self.shape)
+        learned = self.rounded(codebook).to(exact.dtype) + (exact - exact.detach()) / share
+        return functional.embedding(self.codes, learned).to(codebook.dtype).reshape(self.shape)
 
     def right_inverse(self, weight):
         """The codebook nearest to a weight with these codes: the means of its blocks."""
