@@ -83,10 +83,11 @@ def _largest(bits, unsigned, bucket_size, n_rows, largest):
     for row in prange(len(largest)):
         bucket, place = row // n_rows, row % n_rows
         start = bucket * bucket_size + place * ROW
-        stop = min(start + ROW, (bucket + 1) * bucket_size, n)
+        part = bits[min(start, n) : min(start + ROW, (bucket + 1) * bucket_size, n)]
         top = np.int64(0)
-        for i in range(start, stop):
-            top = max(top, np.int64(bits[i]) & unsigned)
+        for k in range(len(part)):
+            magnitude = np.int64(part[k]) & unsigned
+            top = magnitude if magnitude > top else top
         largest[row] = top
 
 
@@ -98,15 +99,16 @@ def _sums_of_squares(values, bucket_size, n_rows, scales, sums):
     for row in prange(len(sums)):
         bucket, place = row // n_rows, row % n_rows
         start = bucket * bucket_size + place * ROW
-        stop = min(start + ROW, (bucket + 1) * bucket_size, n)
-        tree, scale = np.empty(ROW), scales[bucket]
-        for k in range(width):
-            scaled = np.float64(values[start + k]) * scale if start + k < stop else 0.0
+        part = values[min(start, n) : min(start + ROW, (bucket + 1) * bucket_size, n)]
+        tree, scale = np.zeros(ROW), scales[bucket]
+        for k in range(len(part)):
+            scaled = np.float64(part[k]) * scale
             tree[k] = scaled * scaled
         half = width // 2
         while half > 0:
+            low, high = tree[:half], tree[half : 2 * half]
             for k in range(half):
-                tree[k] += tree[k + half]
+                low[k] += high[k]
             half //= 2
         sums[row] = tree[0]
 
@@ -119,19 +121,21 @@ def _draw_codes(values, bucket_size, scales, divisors, n_bits, key, ternary, cod
         bucket, place = row // n_rows, row % n_rows
         start = bucket * bucket_size + place * ROW
         stop = min(start + ROW, (bucket + 1) * bucket_size, n)
-        scale, divisor = scales[bucket], divisors[bucket]
-        for i in range(start, stop):
-            value = np.float64(values[i])
+        part, out = values[min(start, n) : stop], codes[min(start, n) : stop]
+        scale, divisor, first = scales[bucket], divisors[bucket], key + np.uint64(start + 1) * GOLDEN
+        for k in range(len(part)):
+            value = np.float64(part[k])
             share = abs(value) * scale / divisor * top
             below = np.floor(share)
-            uniform = np.float64(np.int64(mix(key + np.uint64(i + 1) * GOLDEN) >> np.uint64(11))) * 2.0**-53
+            uniform = np.float64(np.int64(mix(first + np.uint64(k) * GOLDEN) >> np.uint64(11))) * 2.0**-53
+            level = below + (1.0 if uniform < share - below else 0.0)
             # No share passes the top: a rounded square has its own number as square root. Clamped all the same.
-            level = min(below + (1.0 if uniform < share - below else 0.0), top)
+            level = level if level < top else top
             if ternary:
                 sign = np.int64(value > 0) - np.int64(value < 0) + 1
             else:
                 sign = np.int64(value < 0) & np.int64(level > 0)
-            codes[i] = np.int64(level) | (sign << n_bits)
+            out[k] = np.int64(level) | (sign << n_bits)
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -141,7 +145,9 @@ def _values_of(codes, bucket_size, norms, n_bits, ternary, values):
     for row in prange(len(norms) * n_rows):
         bucket, place = row // n_rows, row % n_rows
         start = bucket * bucket_size + place * ROW
-        for i in range(start, min(start + ROW, (bucket + 1) * bucket_size, n)):
-            sign = codes[i] >> n_bits
+        stop, norm = min(start + ROW, (bucket + 1) * bucket_size, n), norms[bucket]
+        part, out = codes[min(start, n) : stop], values[min(start, n) : stop]
+        for k in range(len(part)):
+            sign = part[k] >> n_bits
             sign = sign - 1 if ternary else 1 - 2 * sign
-            values[i] = np.float64(codes[i] & mask) / n_levels * norms[bucket] * np.float64(sign)
+            out[k] = np.float64(part[k] & mask) / n_levels * norm * np.float64(sign)
