@@ -20,7 +20,7 @@ class NetworkLedger:
 
     Attributes:
         layers: name -> the `Ledger` of a compressed weight; one that several layers share counts once.
-        rest: bits of all parameters and buffers that are not compressed.
+        rest: bits of all parameters and persistent buffers that are not compressed.
         before: bits of the same network with nothing compressed.
     """
 
@@ -148,7 +148,7 @@ def _check_shared(state, stored):
 
 
 def parts_of(model):
-    """(names, part, codebook) of every compressed weight, and (names, value) of all other parameters and buffers."""
+    """(names, part, codebook) of every compressed weight, and (names, value) of the rest of the state."""
     groups, inside = {}, []
     for name, module in as_model(model).named_modules(remove_duplicate=False):
         if is_noisy(module):
