@@ -105,6 +105,14 @@ def processes(mark):
     return found
 
 
+def parent_of(pid):
+    """The pid of a process's parent; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
 def wait_until(condition, seconds):
     """What the condition returns once it is true, or what it last was."""
     end = time.monotonic() + seconds

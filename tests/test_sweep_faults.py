@@ -12,7 +12,7 @@ import uuid
 
 import numpy as np
 import pytest
-from studies import command, content, end, processes, rows, sweep, wait_until, write_notebook
+from studies import command, content, end, parent_of, processes, rows, sweep, wait_until, write_notebook
 
 import vqcore as vq
 from vqcore.sweep import folder as store
@@ -49,8 +49,22 @@ def failures(folder):
     return {found["parameters"]["name"]: found for found in json.loads((folder / "results.json").read_text())["failed"]}
 
 
+def living(mark, driver):
+    """The processes of a sweep by what they are: driver, worker, station, run, kernel; lists of pids."""
+    found = {"driver": [driver.pid] if driver.poll() is None else [], "worker": [], "station": [], "run": [], "kernel": []}
+    lines = processes(mark)
+    stations = {pid for pid, line in lines.items() if "vqcore.sweep.station" in line}
+    for pid, line in lines.items():
+        if "spawn_main" in line:
+            found["worker"].append(pid)
+        elif pid in stations:
+            forks = (parent_of(pid) in stations) + (parent_of(parent_of(pid)) in stations)
+            found[("station", "run", "kernel")[forks]].append(pid)
+    return found
+
+
 LEAKY = """
-import os, sys, random, numpy as np, matplotlib.pyplot as plt
+import os, sys, random, numpy as np, numpy.random, matplotlib.pyplot as plt
 import vqcore as vq
 assert vq.fit_lloyd and vq.view
 """, """
@@ -131,28 +145,23 @@ def test_killed_at_random_moments_and_resumed_to_the_same_table(tmp_path, notebo
     assert done.returncode == 0, done.stdout
     assert len(rows(whole)) == 60
 
-    rng, proofs, victims = random.Random(0), {}, []
-    driver = None
-    while len(victims) < 20:
+    rng, proofs, victims, driver = random.Random(0), {}, [], None
+    while len(victims) < 20 and len(proofs) < 55:
         if driver is None or driver.poll() is not None:
             driver = subprocess.Popen(command(notebook, broken, *arguments), env=os.environ | marked(mark), stdout=-3, stderr=-3)
-            wait_until(lambda: driver.poll() is not None or any("station" in line for line in processes(mark).values()), 60)
-        time.sleep(rng.uniform(0, 2))
-        # Drivers, nannies' workers, stations and, as forks of these, runs and kernels.
-        kinds = {"driver": [driver.pid], "worker": [], "station": []}
-        for pid, line in processes(mark).items():
-            for kind, text in (("worker", "spawn_main"), ("station", "vqcore.sweep.station")):
-                kinds[kind] += [pid] * (text in line)
-        kind = rng.choice(["driver", "worker", "station", "station", "station"])
-        if not kinds[kind] or driver.poll() is not None and len(proofs) == 60:
-            kind = "driver"
+        wait_until(lambda: driver.poll() is not None or living(mark, driver)["kernel"], 60)
+        time.sleep(rng.uniform(0, 1.2))
+        # A station is forked into runs, and these into kernels: three of the five that can be hit.
+        candidates = living(mark, driver)
+        kind = rng.choice([kind for kind, pids in candidates.items() if pids] or ["driver"])
+        end(rng.choice(candidates[kind] or [driver.pid]))
         victims.append(kind)
-        end(rng.choice(kinds[kind] or [driver.pid]))
         for path in (broken / "done").glob("*/record.json"):
             assert store.proven(broken, path.parent.name), "what stands in done/ is proven at every moment"
             assert proofs.setdefault(path, path.read_bytes()) == path.read_bytes(), "a finished run is not made again"
-        if driver.poll() is None and kind == "driver":
+        if kind == "driver":
             driver.wait(10)
+    assert 0 < len(proofs) < 60, "killed before the first run was done, or after the last"
     if driver.poll() is None:
         driver.send_signal(signal.SIGTERM)
         driver.wait(60)
