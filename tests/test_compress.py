@@ -1,6 +1,7 @@
 """Compressed networks: weights against their codebooks, gradients against autograd, sizes against files."""
 
 import copy
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from libraries import LIBRARIES
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 import vqcore as vq
@@ -497,6 +499,26 @@ def test_another_architecture_is_refused_and_stays_as_it_is(case):
         assert torch.equal(fresh.state_dict()[name], value)
     with pytest.raises(vq.InputError, match="network is a"):
         compress.restore(mixed(), {"a": np.zeros(3)})
+
+
+@pytest.mark.parametrize("codes", [torch.full((16,), 4), torch.full((16,), -1), torch.zeros(16), torch.zeros(15).long()])
+def test_codes_that_were_forged_are_refused_before_anything_changes(codes):
+    layer, fresh = filled(torch.nn.Linear(8, 8)), filled(torch.nn.Linear(8, 8), seed=1)
+    compress.quantize(layer, block_size=4, n_codewords=4)
+    network, before = compress.extract(layer), copy.deepcopy(fresh.state_dict())
+    network = dataclasses.replace(network, layers=(dataclasses.replace(network.layers[0], codes=codes),))
+    with pytest.raises(vq.InputError, match="codes"):
+        compress.restore(fresh, network)
+    assert all(torch.equal(value, before[name]) for name, value in fresh.state_dict().items())
+
+
+def test_what_computes_a_bias_is_left_in_its_place():
+    layer = filled(torch.nn.Linear(8, 8))
+    parametrize.register_parametrization(layer, "bias", torch.nn.Tanh())
+    weight, bias = layer.weight, layer.bias.detach().clone()
+    compress.add_noise(layer, block_size=4)
+    compress.remove_noise(layer)
+    assert layer.weight is weight and parametrize.is_parametrized(layer, "bias") and torch.equal(layer.bias, bias)
 
 
 def test_a_state_goes_into_a_network_that_is_compressed_alike():
