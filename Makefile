@@ -36,7 +36,7 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 test: $(STAMP)
-	@$(TEST_ENV) $(PY) -m pytest -n 2 --dist loadfile $(NBVAL) $(ARGS)
+	@$(TEST_ENV) $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) $(ARGS)
 
 stress: $(STAMP)
 	@$(TEST_ENV) $(PY) -m pytest -m slow tests $(ARGS)
