@@ -38,7 +38,12 @@ def decode(codes, codebooks, dtype):
     """The codewords (n, n_subspaces * width) that codes stand for, beside each other."""
     n_subspaces, n_codewords, width = codebooks.shape
     points = np.empty((len(codes), n_subspaces * width), dtype)
-    _decode(_narrow(codes, n_codewords), _frozen(codebooks.astype(dtype)), points)
+    books, into = codebooks.astype(dtype), points
+    if books.nbytes // n_codewords // n_subspaces % 8 == 0:
+        # Codewords are moved, not computed with: 8 bytes at a time.
+        books, into = books.view(np.uint64), points.view(np.uint64)
+    with compiled.threads_for(2 * into.size):
+        _decode(_narrow(codes, n_codewords), _frozen(books), into)
     return points
 
 
@@ -69,13 +74,13 @@ def _narrow(codes, n_codewords):
 
 @_PARALLEL
 def _decode(codes, codebooks, points):
-    n, n_subspaces = codes.shape
-    width = codebooks.shape[2]
+    (n, n_subspaces), width = codes.shape, codebooks.shape[2]
     for i in prange(n):
+        row, point = codes[i], points[i]
         for m in range(n_subspaces):
-            codeword = codebooks[m, codes[i, m]]
+            codeword, part = codebooks[m, row[m]], point[m * width : (m + 1) * width]
             for d in range(width):
-                points[i, m * width + d] = codeword[d]
+                part[d] = codeword[d]
 
 
 @_PARALLEL

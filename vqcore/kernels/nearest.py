@@ -66,9 +66,11 @@ def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, sla
     largest = np.sqrt(2 * np.max(half_norms[:n_codewords]))
     # Feature d of lane i is lanes[d * LANES + i].
     lanes = np.zeros(scores_by.shape[1] * LANES, scores_by.dtype)
-    for i in range(size):
-        for d in range(dim):
-            lanes[d * LANES + i] = points[start + i, d] - shift[d]
+    block = points[start : start + size]
+    for d in range(dim):
+        feature, center = lanes[d * LANES : d * LANES + size], shift[d]
+        for i in range(size):
+            feature[i] = block[i, d] - center
     norms = np.zeros(LANES, scores_by.dtype)
     for d in range(dim):
         feature = lanes[d * LANES : (d + 1) * LANES]
