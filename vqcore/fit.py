@@ -31,7 +31,8 @@ class Fit:
         codebook: (n_codewords, dim), or (n_codewords,) ascending for one-dimensional points; float64.
         codes: (n,) int64, the nearest codeword of every point in *this* codebook; None for a law.
         weights: (n_codewords,) float64, the probability of every cell; sums to 1.
-        distortion: mean of the squared distance between a point and its codeword.
+        distortion: mean of the squared distance between a point and its codeword; `fit_medians` and `fit_medoids`
+            tell their own distance, to which their codes belong as well.
         codebooks: the codebook at every step, the start included (online fits keep at most 100 checkpoints).
         distortions: the distortion of each of those codebooks.
         n_steps: steps taken.
