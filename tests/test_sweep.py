@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import nbformat
 import numpy as np
@@ -16,7 +17,11 @@ from vqcore.sweep import folder as store
 from vqcore.sweep.grid import canonical, conforming, expand, plain, values_of
 from vqcore.sweep.notebook import read_notebook
 from vqcore.sweep.recording import recorded
-from vqcore.sweep.table import row_of
+from vqcore.sweep.runner import cell_at_fault
+from vqcore.sweep.showing import Lines, shown
+from vqcore.sweep.study import Study
+from vqcore.sweep.table import row_of, write_table
+
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
@@ -146,6 +151,20 @@ def test_a_notebook_that_is_none_is_refused(tmp_path, notebook):
         expand(read_notebook(tmp_path / "bare.ipynb"), {"n": [1]})
 
 
+@pytest.mark.parametrize(
+    ("metadata", "match"),
+    [({}, "which kernel"), ({"kernelspec": {"name": "python3", "display_name": "Python 3"}}, "which kernel"),
+     ({"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}, "only Python"), ({"language_info": 3}, "which kernel")],
+)  # fmt: skip
+def test_a_notebook_that_papermill_could_not_run_is_refused_before_anything_starts(tmp_path, notebook, metadata, match):
+    content = json.loads(notebook.read_text())
+    content["metadata"] = metadata
+    (tmp_path / "other.ipynb").write_text(json.dumps(content))
+    with pytest.raises(vq.InputError, match=match):
+        vq.sweep.sweep(tmp_path / "other.ipynb", {"n": [1]}, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_prose_and_outputs_do_not_change_the_digest_but_code_does(tmp_path, notebook):
     content = nbformat.read(notebook, 4)
     content.cells.insert(0, nbformat.v4.new_markdown_cell("# A title"))
@@ -155,6 +174,11 @@ def test_prose_and_outputs_do_not_change_the_digest_but_code_does(tmp_path, note
     content.cells[-1].source += "\n1"
     nbformat.write(content, tmp_path / "other.ipynb")
     assert read_notebook(tmp_path / "other.ipynb").digest != read_notebook(notebook).digest
+
+
+def test_what_cannot_be_read_is_told_the_declared_type(notebook):
+    with pytest.raises(vq.InputError, match="the notebook declares n: int"):
+        values_of("n=one", read_notebook(notebook).declared)
 
 
 def test_every_notebook_of_the_suite_can_be_swept(root):
@@ -244,6 +268,52 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, notebook):
         store.open_folder(tmp_path / "runs", needed_bytes=10**18)
 
 
+# ---- what is seen of a sweep
+
+
+def test_a_table_of_no_runs_has_its_columns(tmp_path, notebook):
+    study, folder = read_notebook(notebook), store.open_folder(tmp_path / "runs")
+    assert write_table(folder, study, []) == []
+    assert (folder / "results.csv").read_text() == ",".join(study.declared) + "\n"
+
+
+def test_a_study_shows_itself_in_a_few_short_lines(tmp_path, notebook):
+    runs = expand(read_notebook(notebook), {"n": range(1000)})
+    failures = [{"key": run.key, "parameters": run.parameters, "kind": kind, "sentence": "?"} for run, kind in zip(runs, ("error", "exit", "error"))]
+    text = repr(Study(tmp_path, runs, [{"n": 1}] * 997, failures, 5))
+    assert text.splitlines() == [
+        "Study", f"  folder   {tmp_path}", "  runs     1,000", "  failed   3 (2 error, 1 exit)", "  earlier  5", "  rows     997",
+    ]  # fmt: skip
+
+
+def test_progress_in_a_pipe_is_a_line_now_and_then(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert isinstance(shown(9, None), Lines) and not isinstance(shown(9, False), Lines)
+    clock = iter([0.0, 4.0, 10.0, 12.0, 3620.0, 3630.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Lines(5) as lines:
+        for i in range(5):
+            lines.set_description_str(f"{i + 1} done, 0 failed")
+            lines.update()
+    assert capsys.readouterr().err.splitlines() == [
+        "2 of 5 runs: 2 done, 0 failed, about 0:15 to go", "4 of 5 runs: 4 done, 0 failed, about 15:05 to go",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cells", "named"),
+    [([("a = 1", 1, False), ("\n# why\nb()", 2, True), ("c", None, False)], "code cell 2 (`# why`)"),
+     ([("a = 1", 1, False), ("sleep(9)", 2, False), ("c", None, False)], "code cell 2 (`sleep(9)`)"),
+     ([("a = 1", None, False)], "the cell of the parameters")],
+)  # fmt: skip
+def test_the_cell_at_fault_is_counted_as_its_author_does(cells, named):
+    made = [nbformat.v4.new_markdown_cell("prose"), nbformat.v4.new_code_cell("n = 2", metadata={"tags": ["injected-parameters"]}, execution_count=1)]
+    for source, count, raised in cells:
+        made.append(nbformat.v4.new_code_cell(source, execution_count=count))
+        made[-1].outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])] * raised
+    assert cell_at_fault(nbformat.v4.new_notebook(cells=made)) == named
+
+
 # ---- the command
 
 
@@ -266,7 +336,9 @@ def test_a_study_runs_fails_truly_and_goes_on(tmp_path, notebook):
     done = sweep(notebook, folder, *arguments, VQ_TEST_LOG=str(log))
     assert done.returncode == 1, done.stdout + done.stderr
     assert "4 runs: 2 done now, 0 done earlier, 2 failed" in done.stdout
-    assert "cell [4] raised ValueError: no good" in done.stdout and "sys.exit" in done.stdout
+    where = 'code cell 3 (`if name == "raise":`)'
+    assert f"{where} raised ValueError: no good" in done.stdout and f"{where} called sys.exit" in done.stdout
+    assert "\r" not in done.stderr, "a bar in a pipe"
     found = rows(folder)
     assert [(row["name"], row["product"], row["sizes"], row["threads"]) for row in found] == [
         (name, "1.0", "[1]", "1") for name in ("../{x}", "ok")

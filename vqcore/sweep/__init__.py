@@ -1,6 +1,7 @@
 """Studies: a notebook run over a grid of parameters, by papermill on Dask, that survives what machines do.
 
-`sweep` runs a study, from a notebook or by `vqcore sweep`; `record` hands over the results of a run.
+`vqcore.sweep.sweep(...)` runs a study, from a notebook or by the command `vqcore sweep`; `record` hands over the results
+of a run.
 """
 
 from importlib import import_module

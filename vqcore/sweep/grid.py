@@ -166,8 +166,9 @@ def values_of(option, declared):
         annotation = declared[name].annotation
         if annotation is not None and ast.unparse(annotation) == "str" and all(map(WORD.fullmatch, words)):
             return name, words
+        wanted = "" if annotation is None else f"the notebook declares {name}: {ast.unparse(annotation)}, and "
         raise InputError(
-            f"-p {option}: values are JSON literals with commas between: 8,16 or 0.5 or true or "
+            f"-p {option}: {wanted}values are JSON literals with commas between: 8,16 or 0.5 or true or "
             f"""'"a text"' or [1,2] or 0:20 for 0 to 19"""
         ) from None
 

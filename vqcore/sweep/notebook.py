@@ -59,7 +59,12 @@ def read_notebook(path):
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path} is not a notebook") from None
-    language = content.get("metadata", {}).get("language_info", {}).get("name", "python")
+    language = _language(content.get("metadata", {}))
+    if language is None:
+        raise InputError(
+            f"{path} does not say which kernel runs it: open it in JupyterLab, choose a kernel and save it, "
+            f"""or store nbformat's metadata={{"kernelspec": {{"name": "python3", "display_name": "Python 3", "language": "python"}}}}"""
+        )
     if language != "python":
         raise InputError(f"{path} is written in {language}: only Python notebooks can be swept")
     for cell in cells:
@@ -67,6 +72,14 @@ def read_notebook(path):
     declared = next((_declared(source, path) for source, tag in zip(sources, tags) if "parameters" in tag), {})
     digest = hashlib.sha256(canonical(sources).encode()).hexdigest()
     return Notebook(path.stem, json.dumps(content, ensure_ascii=False, indent=1), digest, declared, sources)
+
+
+def _language(metadata):
+    """The language of a notebook, from where papermill reads it; None where it would find nothing, and fail every run."""
+    try:
+        return metadata.get("language_info", {}).get("name") or metadata.get("kernelspec", {}).get("language") or None
+    except AttributeError:
+        return None
 
 
 def _declared(source, path):

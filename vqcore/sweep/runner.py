@@ -100,8 +100,22 @@ def _executed(task, folder, private, sockets, waiting):
             ends = [o for o in cell["outputs"] if o["output_type"] == "error" and o.get("ename") == "SystemExit"]
             if ends or cell["execution_count"] is None:
                 # papermill reports success here, although the cells below did not run.
-                raise Failed("exit", "a cell called sys.exit, and the cells below it did not run")
+                raise Failed("exit", f"{cell_at_fault(notebook)} called sys.exit, and the cells below it did not run")
     return notebook
+
+
+def cell_at_fault(notebook):
+    """The code cell that raised, or else was begun last, by its number and its first line: counted as its author does."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    # Papermill's own cell, which sets the parameters, is not in the author's notebook.
+    cells = [cell for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])]
+    raised = [i for i, cell in enumerate(cells) if any(o["output_type"] == "error" for o in cell["outputs"])]
+    begun = [i for i, cell in enumerate(cells) if cell["execution_count"] is not None]
+    if not raised + begun:
+        return "the cell of the parameters"
+    number = raised[0] if raised else begun[-1]
+    lines = [line.strip() for line in "".join(cells[number]["source"]).splitlines() if line.strip()]
+    return f"code cell {number + 1} (`{lines[0][:60] if lines else ''}`)"
 
 
 def _papermill(source, output, task, sockets, waiting):
@@ -126,12 +140,12 @@ def _papermill(source, output, task, sockets, waiting):
             kernel_manager_class=kernel_manager(sockets, waiting),
         )
     except CellTimeoutError:
-        raise Failed("timeout", f"a cell took longer than {task['timeout']:g} s") from None
+        raise Failed("timeout", f"{_cell_in(output)} took longer than {task['timeout']:g} s") from None
     except DeadKernelError:
-        raise Failed("kernel died", "the kernel died inside a cell (out of memory, or killed)") from None
+        raise Failed("kernel died", f"the kernel died in {_cell_in(output)}: out of memory, or killed") from None
     except PapermillExecutionError as error:
         kind = {"SystemExit": "exit", "KeyboardInterrupt": "interrupted"}.get(error.ename, "error")
-        raise Failed(kind, f"cell [{error.exec_count}] raised {error.ename}: {error.evalue}"[:500]) from None
+        raise Failed(kind, f"{_cell_in(output)} raised {error.ename}: {error.evalue}"[:500]) from None
     except OSError:
         raise
     except Exception as error:
@@ -139,6 +153,14 @@ def _papermill(source, output, task, sockets, waiting):
         raise Failed(kind, f"{type(error).__name__}: {error}"[:500]) from None
     finally:
         end_kernel(sockets)
+
+
+def _cell_in(output):
+    try:
+        return cell_at_fault(json.loads(output.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        # What papermill left is not whole, which must not hide the failure itself.
+        return "a cell"
 
 
 def _circumstances(task):

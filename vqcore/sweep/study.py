@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import sys
 import uuid
 from collections import Counter
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from vqcore.sweep import folder as store
 from vqcore.sweep.grid import expand
 from vqcore.sweep.notebook import read_notebook
 from vqcore.sweep.preloading import modules_to_preload
+from vqcore.sweep.showing import shown
 from vqcore.sweep.supervising import RunFailed, supervise
 from vqcore.sweep.table import write_table
 
 NEEDED_BYTES = 10_000_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Study:
     """What came of a sweep.
 
@@ -39,6 +39,12 @@ class Study:
     failures: list
     n_earlier: int
 
+    def __repr__(self):
+        kinds = Counter(found["kind"] for found in self.failures)
+        why = f" ({', '.join(f'{n} {kind}' for kind, n in kinds.items())})" if kinds else ""
+        counts = (f"runs     {len(self.runs):,}", f"failed   {len(self.failures):,}{why}", f"earlier  {self.n_earlier:,}")
+        return "\n  ".join(["Study", f"folder   {self.folder}", *counts, f"rows     {len(self.rows):,}"])
+
 
 def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=None, timeout=600.0, retries=2, threads=1, progress=None):
     """Run a notebook once for every point of a grid, resume what an earlier call left, and collect the results.
@@ -53,7 +59,8 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
         timeout: seconds that a cell may take.
         retries: how often a run is tried again after a timeout or a death, and what else another try may mend.
         threads: threads that a run may use.
-        progress: True or False to draw a progress bar or not; by default where somebody is watching.
+        progress: True or False to draw a progress bar or not; by default it is drawn where somebody is watching, and
+            elsewhere, as in a file, a plain line is written every ten seconds.
 
     Returns:
         a Study; `results.csv` and `results.json` lie in the folder.
@@ -78,7 +85,7 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
     failures, counts = [], Counter(earlier=len(runs) - len(left))
     try:
         if left:
-            with _Cluster(scheduler, min(workers, len(left)), folder, notebook) as client, _bar(len(left), progress) as bar:
+            with _Cluster(scheduler, min(workers, len(left)), folder, notebook) as client, shown(len(left), progress) as bar:
                 tasks = [_task(notebook, run, folder, options) for run in left]
                 for outcome in _outcomes(client, tasks, retries):
                     counts[outcome["status"]] += 1
@@ -186,16 +193,3 @@ class _Cluster:
 def sees_notebook(folder, digest):
     """Whether this worker sees the folder of the sweep."""
     return (Path(folder) / ".notebooks" / f"{digest}.ipynb").exists()
-
-
-def _bar(total, progress):
-    from tqdm.auto import tqdm
-
-    watched = sys.stderr.isatty() or "ipykernel" in sys.modules
-    return tqdm(
-        total=total,
-        desc="0 done, 0 failed",
-        unit="run",
-        disable=progress is False or (progress is None and not watched),
-        bar_format="{desc}, {remaining} to go |{bar}| {n_fmt}/{total_fmt}",
-    )

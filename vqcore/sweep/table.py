@@ -32,12 +32,13 @@ def write_table(folder, notebook, failures):
     rows = [row_of(record) for record in records]
     everything = {"notebook": notebook.name, "digest": notebook.digest, "runs": records, "failed": failures}
     store.write_whole(folder / "results.json", (json.dumps(everything, indent=1) + "\n").encode())
-    store.write_whole(folder / "results.csv", _csv(rows).encode())
+    store.write_whole(folder / "results.csv", _csv(rows, notebook.declared).encode())
     return rows
 
 
-def _csv(rows):
-    names = list(dict.fromkeys(name for row in rows for name in row))
+def _csv(rows, declared):
+    # Where no run is proven, the parameters alone are a table too: of no rows.
+    names = list(dict.fromkeys(name for row in rows for name in row)) or list(declared)
     # The circumstances stand last, also where some rows have results that others lack.
     names.sort(key=lambda name: name.startswith("run_"))
     text = io.StringIO()
