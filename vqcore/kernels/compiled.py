@@ -87,9 +87,8 @@ def screen(codebook, work):
     shift = codebook.mean(axis=0).astype(work)
     moved = codebook - shift
     n_codewords, dim = codebook.shape
-    padded = 2 if dim <= 2 else 4 if dim <= 4 else -(-dim // 8) * 8
-    scores_by = np.zeros((n_codewords + n_codewords % 2, padded), work)
-    scores_by[:n_codewords, :dim] = -moved
+    scores_by = np.zeros((-(-n_codewords // _nearest.FOLD) * _nearest.FOLD, dim), work)
+    scores_by[:n_codewords] = -moved
     half_norms = np.full(len(scores_by), np.inf, work)
     half_norms[:n_codewords] = (moved**2).sum(axis=1) / 2
     # Higham 2002, section 3.1: a dot product of length dim + 1 errs by at most (dim + 1) u times the product

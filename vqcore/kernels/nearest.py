@@ -1,22 +1,27 @@
 """The compiled search for the nearest codeword: fast scores that screen, exact distances that decide.
 
 Minimising |x - c|^2 over c is minimising the score |c - s|^2 / 2 - (x - s)(c - s) for any shift s. Scores are
-computed with points running down the SIMD lanes: 128 points are transposed, then every codeword passes over
-them, two at a time, eight features at a time, while each lane keeps its best and its second-best score. A
-lane whose two best scores lie within the rounding bound of the score is decided by the direct form (x - c)^2
-in float64, lowest index first. So the codes are those of exact arithmetic, at any offset; only the time
-depends on how often two codewords are nearly equally far.
+computed with points running down the SIMD lanes: LANES points are transposed, then every codeword passes over
+them, four at a time, while each lane keeps its best and its second-best score. A lane whose two best scores lie
+within the rounding bound of the score is decided by the direct form (x - c)^2 in float64, lowest index first. So
+the codes are those of exact arithmetic, at any offset; only the time depends on how often two codewords are
+nearly equally far.
 """
 
+import llvmlite.binding
 import numpy as np
-from numba import njit, prange
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
-LANES = 128
-# Four rows of LANES in one array: running sums of an even and an odd codeword, best and second-best score.
-BEST, SECOND = 2, 3
+LANES = 64
+FOLD = 4  # codewords that pass over the lanes together
+# A tile of FOLD running sums for each of _TILE vectors of lanes stays in registers: there are 32 wide ones with AVX-512.
+_WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
+_VECTOR_BYTES, _TILE = (64, 4) if _WIDE else (32, 2)
 # Contraction into fused multiply-adds only lowers the error that the bound allows for.
 _FAST = {"contract", "nsz"}
-
 
 @njit(parallel=True, cache=True, fastmath=_FAST, nogil=True)
 def nearest(points, codebook, shift, scores_by, half_norms, slack, floor, codes, sq_dists):
@@ -24,7 +29,7 @@ def nearest(points, codebook, shift, scores_by, half_norms, slack, floor, codes,
 
     Args:
         shift: (dim,) subtracted from every point.
-        scores_by: (padded n_codewords, padded dim), the negated shifted codewords in the working precision.
+        scores_by: (padded n_codewords, dim), the negated shifted codewords in the working precision.
         half_norms: (padded n_codewords,) half the squared norms of the shifted codewords; infinite for padding.
         slack: relative rounding error of a score, times the largest norm of a shifted codeword.
         floor: what two scores may err by where their products leave the normal range.
@@ -65,7 +70,7 @@ def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, sla
     size = min(LANES, n - start)
     largest = np.sqrt(2 * np.max(half_norms[:n_codewords]))
     # Feature d of lane i is lanes[d * LANES + i].
-    lanes = np.zeros(scores_by.shape[1] * LANES, scores_by.dtype)
+    lanes = np.zeros(dim * LANES, scores_by.dtype)
     block = points[start : start + size]
     for d in range(dim):
         feature, center = lanes[d * LANES : d * LANES + size], shift[d]
@@ -76,14 +81,8 @@ def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, sla
         feature = lanes[d * LANES : (d + 1) * LANES]
         for i in range(LANES):
             norms[i] += feature[i] * feature[i]
-    sums = np.full(4 * LANES, np.inf, scores_by.dtype)
-    if scores_by.shape[1] == 2:
-        _scan_two(lanes, scores_by, half_norms, sums, lane_codes)
-    elif scores_by.shape[1] == 4:
-        _scan_four(lanes, scores_by, half_norms, sums, lane_codes)
-    else:
-        _scan(lanes, scores_by, half_norms, sums, lane_codes)
-    best, second = sums[BEST * LANES :], sums[SECOND * LANES :]
+    best, second = np.full(LANES, np.inf, scores_by.dtype), np.full(LANES, np.inf, scores_by.dtype)
+    _scan(lanes, scores_by, half_norms, best, second, lane_codes)
     for i in range(size):
         gap = np.float64(second[i] - best[i])
         # Not `<=`: a NaN gap (all scores overflowed) must be decided exactly as well.
@@ -91,81 +90,80 @@ def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, sla
             lane_codes[i] = _decide(points, start + i, codebook)
 
 
-# One flat array of sums and one slice of features at a time: the compiler then sees after three comparisons that
-# nothing overlaps. With an array for each it compares thirty pairs before every loop, which costs as much as the loop.
 @njit(fastmath=_FAST, nogil=True)
-def _scan(lanes, scores_by, half_norms, sums, codes):
-    """Keep per lane the lowest and second-lowest score and the code of the lowest; dim is 8, 16, 24 ..."""
-    dim = scores_by.shape[1]
-    for j in range(0, len(half_norms), 2):
-        k = j + 1
-        half_a, half_b = half_norms[j], half_norms[k]
-        for i in range(LANES):
-            sums[i] = half_a
-            sums[LANES + i] = half_b
-        for d in range(0, dim, 8):
-            a0, a1, a2, a3 = scores_by[j, d], scores_by[j, d + 1], scores_by[j, d + 2], scores_by[j, d + 3]
-            a4, a5, a6, a7 = scores_by[j, d + 4], scores_by[j, d + 5], scores_by[j, d + 6], scores_by[j, d + 7]
-            b0, b1, b2, b3 = scores_by[k, d], scores_by[k, d + 1], scores_by[k, d + 2], scores_by[k, d + 3]
-            b4, b5, b6, b7 = scores_by[k, d + 4], scores_by[k, d + 5], scores_by[k, d + 6], scores_by[k, d + 7]
-            x = lanes[d * LANES : (d + 8) * LANES]
-            if d + 8 < dim:
-                for i in range(LANES):
-                    x0, x1, x2, x3 = x[i], x[LANES + i], x[2 * LANES + i], x[3 * LANES + i]
-                    x4, x5, x6, x7 = x[4 * LANES + i], x[5 * LANES + i], x[6 * LANES + i], x[7 * LANES + i]
-                    even, odd = sums[i], sums[LANES + i]
-                    sums[i] = even + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
-                    sums[LANES + i] = odd + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
-            else:
-                # The last features and the comparison share a loop: finished scores never leave the registers.
-                for i in range(LANES):
-                    x0, x1, x2, x3 = x[i], x[LANES + i], x[2 * LANES + i], x[3 * LANES + i]
-                    x4, x5, x6, x7 = x[4 * LANES + i], x[5 * LANES + i], x[6 * LANES + i], x[7 * LANES + i]
-                    even, odd = sums[i], sums[LANES + i]
-                    even = even + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3 + x4 * a4 + x5 * a5 + x6 * a6 + x7 * a7
-                    odd = odd + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3 + x4 * b4 + x5 * b5 + x6 * b6 + x7 * b7
-                    _keep(i, even, odd, np.int32(j), sums, codes)
+def _scan(lanes, scores_by, half_norms, best, second, codes):
+    """Keep per lane the lowest and second-lowest score and the code of the lowest."""
+    width = _TILE * _VECTOR_BYTES // lanes.itemsize
+    for at in range(0, LANES, width):
+        for code in range(0, len(half_norms), FOLD):
+            _fold(lanes, at, scores_by, half_norms, code, best, second, codes)
 
 
-@njit(fastmath=_FAST, nogil=True)
-def _scan_four(lanes, scores_by, half_norms, sums, codes):
-    """`_scan` for three or four features: a score needs no running sum."""
-    for j in range(0, len(half_norms), 2):
-        a0, a1, a2, a3, half_a = scores_by[j, 0], scores_by[j, 1], scores_by[j, 2], scores_by[j, 3], half_norms[j]
-        k = j + 1
-        b0, b1, b2, b3, half_b = scores_by[k, 0], scores_by[k, 1], scores_by[k, 2], scores_by[k, 3], half_norms[k]
-        for i in range(LANES):
-            x0, x1, x2, x3 = lanes[i], lanes[LANES + i], lanes[2 * LANES + i], lanes[3 * LANES + i]
-            score_a = half_a + x0 * a0 + x1 * a1 + x2 * a2 + x3 * a3
-            score_b = half_b + x0 * b0 + x1 * b1 + x2 * b2 + x3 * b3
-            _keep(i, score_a, score_b, np.int32(j), sums, codes)
+# LLVM's vectorizer leaves running sums in memory between two features; written in vectors they stay in registers,
+# which makes the search as fast as a matrix product of the same size.
+@intrinsic
+def _fold(typing, lanes, at, scores_by, half_norms, code, best, second, codes):
+    """Let the lanes from `at` on see FOLD codewords from `code` on; equal scores stay with the lower code."""
+    given = (lanes, at, scores_by, half_norms, code, best, second, codes)
 
+    def generate(context, builder, signature, args):
+        bits = 32 if lanes.dtype == types.float32 else 64
+        n = _VECTOR_BYTES * 8 // bits
+        int32, int64, real = ir.IntType(32), ir.IntType(64), ir.FloatType() if bits == 32 else ir.DoubleType()
+        vector, codes_vector = ir.VectorType(real, n), ir.VectorType(int32, n)
 
-@njit(fastmath=_FAST, nogil=True)
-def _scan_two(lanes, scores_by, half_norms, sums, codes):
-    """`_scan` for two features."""
-    for j in range(0, len(half_norms), 2):
-        a0, a1, half_a = scores_by[j, 0], scores_by[j, 1], half_norms[j]
-        b0, b1, half_b = scores_by[j + 1, 0], scores_by[j + 1, 1], half_norms[j + 1]
-        for i in range(LANES):
-            x0, x1 = lanes[i], lanes[LANES + i]
-            _keep(i, half_a + x0 * a0 + x1 * a1, half_b + x0 * b0 + x1 * b1, np.int32(j), sums, codes)
+        def element(which, index):
+            array = context.make_array(given[which])(context, builder, args[which])
+            return builder.gep(array.data, [index])
 
+        def splat(value, kind):
+            alone = builder.insert_element(ir.Constant(kind, ir.Undefined), value, int32(0))
+            return builder.shuffle_vector(
+                alone, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(int32, n), [0] * n)
+            )
 
-@njit(inline="always", fastmath=_FAST)
-def _keep(i, score_a, score_b, j, sums, codes):
-    """Let a lane's best and second-best score see two more; equal scores stay with the lower code."""
-    b_wins = score_b < score_a
-    low = score_b if b_wins else score_a
-    high = score_a if b_wins else score_b
-    code = np.int32(j + np.int32(1)) if b_wins else j
-    best, second = sums[BEST * LANES + i], sums[SECOND * LANES + i]
-    wins = low < best
-    beaten = best if wins else low
-    beaten = high if high < beaten else beaten
-    sums[SECOND * LANES + i] = beaten if beaten < second else second
-    codes[i] = code if wins else codes[i]
-    sums[BEST * LANES + i] = low if wins else best
+        def load(pointer, kind):
+            loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
+            loaded.align = 4
+            return loaded
+
+        def store(value, pointer):
+            builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 4
+
+        first, start = (context.cast(builder, args[i], given[i], types.int64) for i in (1, 4))
+        dim = builder.extract_value(context.make_array(given[2])(context, builder, args[2]).shape, 1)
+        fused = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{n}f{bits}"
+        )
+        sums = [[cgutils.alloca_once(builder, vector) for _ in range(_TILE)] for _ in range(FOLD)]
+        for j, row in enumerate(sums):
+            half = splat(builder.load(element(3, builder.add(start, int64(j)))), vector)
+            for total in row:
+                builder.store(half, total)
+        row_starts = [builder.mul(builder.add(start, int64(j)), dim) for j in range(FOLD)]
+        with cgutils.for_range(builder, dim) as loop:
+            feature = builder.add(builder.mul(loop.index, int64(LANES)), first)
+            xs = [load(element(0, builder.add(feature, int64(v * n))), vector) for v in range(_TILE)]
+            for row, row_start in zip(sums, row_starts):
+                factor = splat(builder.load(element(2, builder.add(row_start, loop.index))), vector)
+                for x, total in zip(xs, row):
+                    builder.store(builder.call(fused, [x, factor, builder.load(total)]), total)
+        for v in range(_TILE):
+            places = [element(which, builder.add(first, int64(v * n))) for which in (5, 6, 7)]
+            lowest, runner_up, winner = (load(p, k) for p, k in zip(places, (vector, vector, codes_vector)))
+            for j, row in enumerate(sums):
+                score = builder.load(row[v])
+                wins = builder.fcmp_ordered("<", score, lowest)
+                beaten = builder.select(wins, lowest, score)
+                runner_up = builder.select(builder.fcmp_ordered("<", beaten, runner_up), beaten, runner_up)
+                here = splat(builder.trunc(builder.add(start, int64(j)), int32), codes_vector)
+                winner = builder.select(wins, here, winner)
+                lowest = builder.select(wins, score, lowest)
+            for value, place in zip((lowest, runner_up, winner), places):
+                store(value, place)
+        return context.get_dummy_value()
+
+    return types.void(*given), generate
 
 
 @njit(nogil=True)
