@@ -17,7 +17,7 @@ STAMP := $(VENV)/installed-$(if $(filter 1,$(words $(KEY))),$(KEY),unknown)
 TEST_ENV := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 MPLBACKEND=agg
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help install lab test stress notebooks figures check clean
+.PHONY: help install lab test stress notebooks figures bench check clean
 
 help:
 	@echo "make lab        install what is missing and open JupyterLab (without a display: make lab ARGS=--no-browser)"
@@ -26,6 +26,7 @@ help:
 	@echo "make stress     the slow tests"
 	@echo "make notebooks  run all notebooks from top to bottom and store what they print and draw"
 	@echo "make figures    take figures/ out of the notebooks (after make notebooks)"
+	@echo "make bench      measure the speed beside other libraries, into figures/benchmarks.md (a quiet quarter of an hour)"
 	@echo "make check      does every array library give the same answers here? (a GPU: make check ARGS='--device cuda')"
 	@echo "make clean      remove $(VENV) and all caches"
 
@@ -46,6 +47,15 @@ notebooks: $(STAMP)
 
 figures: $(STAMP)
 	@$(PY) tests/make_figures.py
+
+# An OpenBLAS that is older than the processor, as faiss brings one, takes it for an ancient one unless it is told.
+CORE := $(if $(shell grep -m1 -o avx512bw /proc/cpuinfo 2>/dev/null),OPENBLAS_CORETYPE=SkylakeX,-u OPENBLAS_CORETYPE)
+BENCH_ENV := env -u OPENBLAS_L2_SIZE -u OMP_NUM_THREADS -u NUMBA_NUM_THREADS $(CORE) MPLBACKEND=agg
+
+bench: $(STAMP)
+	@mkdir -p runs
+	@$(BENCH_ENV) $(PY) -m papermill -k python3 -p quick False -p folder $(if $(ARGS),runs,figures) $(ARGS) \
+	  notebooks/09_benchmarks.ipynb runs/09_benchmarks.ipynb
 
 check: $(STAMP)
 	@$(PY) -m vqcore check $(ARGS)

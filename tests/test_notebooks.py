@@ -74,6 +74,10 @@ VARIANTS = {
         {"n_hidden": 64, "block_size": 8, "n_codewords": 64, "vectors": "digits"},
         {"n_hidden": 128, "block_size": 1, "n_codewords": 4, "seed": 2, "vectors": "digits"},
     ],
+    "09_benchmarks": [
+        {"seed": 1, "library": "torch"},
+        {"rows": "pack, nothing of this name", "n_threads": 1},
+    ],
 }
 
 # One-line faults put into a copy of vqcore: nbval must see a changed number in the notebook that is named.
@@ -87,6 +91,7 @@ MUTANTS = [
     ("05_product_quantization", "product.py", "self.distortion = self.distortions[-1]", "self.distortion = 0.999 * self.distortions[-1]"),
     ("06_bit_packing", "qsgd.py", "fractions * (1 - fractions)).sum(1)", "fractions * (1 - 0.999 * fractions)).sum(1)"),
     ("07_images", "rates.py", "len(column) * entropy(", "1.01 * len(column) * entropy("),
+    ("09_benchmarks", "coding.py", "return assign(points, codebook)[0]", "return assign(points, codebook)[0] ^ 1"),
     ("08_compressing_a_network", "compress/network.py", "n_codes * part.n_bits", "n_codes * (part.n_bits + 1)"),
 ]
 

@@ -17,7 +17,7 @@ FLOORS = [
     ["errors", "progress"],
     ["kernels"],
     ["checks"],
-    ["fit", "coding", "rates"],
+    ["fit", "coding", "rates", "bench"],
     ["sources", "data"],
     ["voronoi", "scalar", "optimal", "lloyd", "online", "medians", "em", "soft"],
     ["product", "bits", "qsgd", "layers", "compress", "store"],

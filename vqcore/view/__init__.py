@@ -19,6 +19,7 @@ from vqcore.view.draw import (
 )
 from vqcore.view.figures import figure, look, mosaic, save, show
 from vqcore.view.images import assemble, draw_patches, draw_picture, draw_rate_distortion, show_photograph
+from vqcore.view.ratios import draw_growth, draw_ratios, draw_roofline
 
 _EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "laws", "PlaneExplorer": "plane",
               "ProductExplorer": "products", "draw_parts": "products",
@@ -32,6 +33,7 @@ __all__ = [
     "draw_error", "draw_intervals", "draw_law", "draw_now", "draw_plane", "draw_points", "draw_rounding", "draw_step",
     "draw_weights", "draw_words", "field_places",
     "assemble", "draw_patches", "draw_picture", "draw_rate_distortion", "show_photograph",
+    "draw_growth", "draw_ratios", "draw_roofline",
     "figure", "look", "mosaic", "save", "show", *_EXPLORERS,
 ]  # fmt: skip
 

@@ -1,0 +1,82 @@
+"""The rows of a report as text, for a notebook and as a file; rows below their bar stand first and are marked."""
+
+import os
+from pathlib import Path
+
+from vqcore.bench.measuring import OURS
+
+HEAD = ("work", "case", "vqcore, ms", "fastest peer", "its ms", "ratio", "quartiles of the rounds", "bar", "result", "others, ms")
+
+
+def as_text(rows):
+    """Rows in columns for a notebook; those below their bar are marked."""
+    lines = [f"  {'work, case':58s}{'vqcore ms':>11s}  {'fastest peer':20s}{'ms':>11s}{'ratio':>9s}  {'quartiles':14s}{'bar':>5s}"]
+    for row in rows:
+        low, _, high = row.quartiles
+        lines.append(
+            f"{'*' if row.is_short else ' '} {f'{row.work}: {row.case}'[:57]:58s}{_ms(row.best()):>11s}  {row.peer or '-':20s}"
+            f"{_ms(row.best(row.peer)):>11s}{row.ratio:9.2f}  {f'{low:.2f} to {high:.2f}':14s}{_bar(row):>5s}"
+        )
+    return "\n".join(lines + ["* below its bar, or failed"] * any(row.is_short for row in rows))
+
+
+def as_markdown(report, about, notes=()):
+    """The whole report as a page: the machine, what falls short, then every row in the order it was measured.
+
+    Args:
+        about: what the times belong to, name to text, as `machine` tells it.
+        notes: further paragraphs.
+    """
+    kind = "a quick run, to see that it works: its times mean nothing" if report.quick else "the full run"
+    short, wrong = report.short, [row for row in report.rows if row.is_wrong]
+    asked = [row for row in report.rows if row.bar is not None]
+    lines = ["# Benchmarks", "", f"Written by `make bench` from notebook 09 ({kind}). {METHOD}", ""]
+    lines += ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in about.items()), ""]
+    for note in notes:
+        lines += [note, ""]
+    lines += [f"## Below the bar: {len(short)} of {len(asked)} rows", "", *_table(short), ""]
+    lines += [f"## Failed, or another result: {len(wrong)} rows", "", *(f"- {row}" for row in wrong), ""]
+    return "\n".join(lines + [f"## All {len(report.rows)} rows", "", *_table(report.rows), ""])
+
+
+METHOD = (
+    "Contenders take turns in one process, with the same data, precision and threads; a first call of each does not count. "
+    "The ratio is the best time of the fastest peer over the best time of vqcore: above 1, vqcore is the faster."
+)
+
+
+def write(path, text):
+    """Write a text file in whole, or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def _table(rows):
+    if not rows:
+        return ["None."]
+    return ["| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD), *map(_line, rows)]
+
+
+def _line(row):
+    low, middle, high = row.quartiles
+    others = [name for name in row.seconds if name not in (OURS, row.peer)]
+    mark = "**" if row.is_short else ""
+    cells = [
+        row.work, row.case, _ms(row.best()), row.peer or "-", _ms(row.best(row.peer)), f"{mark}{row.ratio:.2f}{mark}",
+        f"{low:.2f}, {middle:.2f}, {high:.2f}", _bar(row) + (" **short**" if row.is_short else ""),
+        row.outcome(), ", ".join(f"{name} {_ms(row.best(name))}" for name in others),
+    ]  # fmt: skip
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _ms(seconds):
+    """Milliseconds with three digits that count."""
+    milliseconds = 1e3 * seconds
+    return "-" if milliseconds != milliseconds else f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
+
+
+def _bar(row):
+    return "-" if row.bar is None else f"{row.bar:g}"
