@@ -153,7 +153,7 @@ def test_notebook_runs_and_its_sliders_answer_the_keyboard(lab, browser, path):
             # A widget whose view fails stays silent in the notebook: a box with an icon stands in its place.
             assert not page.locator(".jupyter-widgets-error-widget").count(), "a widget could not be shown"
         for handle in page.locator(".jp-OutputArea-output .widget-slider .noUi-handle").all():
-            move_by_keyboard(page, handle, handle.locator(OUTPUT).locator("img.jupyter-widgets, canvas").first)
+            move_by_keyboard(page, handle, handle.locator(OUTPUT).locator("img.vqcore-picture, canvas").first)
         for canvas in page.locator("canvas.vqcore-plane").all():
             move_by_keyboard(page, canvas, canvas)
         if os.environ.get("VQCORE_SCREENSHOTS"):

@@ -22,13 +22,13 @@ FLOORS = [
     ["voronoi", "scalar", "optimal", "lloyd", "online", "medians", "em", "soft"],
     ["product", "bits", "qsgd", "layers", "compress", "store"],
     ["view"],
-    ["sweep"],
+    ["sweep", "app"],
     ["__init__", "__main__"],
 ]
 FLOOR_OF = {name: level for level, names in enumerate(FLOORS) for name in names}
 HEAVY = {"torch", "matplotlib", "dask", "distributed", "scipy", "sklearn", "numba", "pandas", "ipywidgets", "IPython"}
 # The kernels, what is about torch modules by nature, and what starts or stores things of any library.
-KNOW_TORCH = {"kernels", "layers", "compress", "store", "sweep", "__main__"}
+KNOW_TORCH = {"kernels", "layers", "compress", "store", "sweep", "app", "__main__"}
 TOP_LEVEL = {
     "README.md", "environment.yml", "pyproject.toml", "requirements.lock", "Makefile", "LICENSE",
     "vqcore", "notebooks", "tests", "figures",

@@ -421,7 +421,7 @@ window.model = {{
 }};
 window.codebook = () => Array.from(new Float64Array(kept.codebook.buffer));
 window.tell = (list) => {{ kept.codebook = raw(list); heard["change:codebook"](); }};
-window.measure = measure; window.cell = cell;
+Object.assign(window, {{ measure, keep, gradient, cell }});
 render({{ model: window.model, el: document.getElementById("el") }});
 </script>
 """
@@ -458,10 +458,13 @@ def test_the_browser_counts_what_assign_counts(page):
     canvas = open_plane(page, points, codebook)
     codes, sq_dists = reference.assign(points, codebook)
     found = page.evaluate(
-        "([p, c]) => { const m = measure(p, c); return [Array.from(m.counts), Array.from(m.sums), m.distortion]; }",
+        "([p, c]) => { const m = measure(p, c); return [Array.from(m.counts), Array.from(m.sums), m.distortion,"
+        " Array.from(m.codes), Array.from(gradient(m, c, p.length / 2))]; }",
         [points.ravel().tolist(), codebook.ravel().tolist()],
     )
     sums, counts = reference.accumulate(points, codes, len(codebook))
+    assert_array_equal(found[3], codes)  # the lowest index where several are nearest
+    assert_allclose(found[4], view.PlaneExplorer(points, codebook).gradient.ravel(), atol=1e-14)
     assert_array_equal(found[0], counts)
     assert_allclose(found[1], sums.ravel(), atol=1e-12)
     assert found[2] == pytest.approx(sq_dists.mean(), rel=1e-13)
@@ -478,10 +481,10 @@ def test_codewords_move_by_mouse_keyboard_and_buttons(page, points, fit):
     start = fit.codebooks[0]
     canvas = open_plane(page, points, start)
     box, size = view.box_around(points), canvas.bounding_box()
-    across = (size["width"] - 2) / (box[1] - box[0])
+    across = size["width"] / (box[1] - box[0])
 
     def at(place):
-        return size["x"] + 1 + (place[0] - box[0]) * across, size["y"] + 1 + (box[3] - place[1]) * across
+        return size["x"] + (place[0] - box[0]) * across, size["y"] + (box[3] - place[1]) * across
 
     def codebook():
         return np.array(page.evaluate("codebook()")).reshape(-1, 2)
@@ -504,7 +507,7 @@ def test_codewords_move_by_mouse_keyboard_and_buttons(page, points, fit):
     page.keyboard.press("Shift+ArrowUp")
     assert codebook()[4, 1] == pytest.approx(moved[4, 1] + 0.002 * (box[1] - box[0]))
     page.keyboard.press("Tab")  # past the last codeword: on to the buttons, so the canvas is no trap
-    assert page.evaluate("document.activeElement.textContent") == "Lloyd step"
+    assert page.evaluate("document.activeElement.textContent") .startswith("½ Move")
 
     page.get_by_role("button", name="Undo").click()
     page.get_by_role("button", name="Undo").click()
@@ -519,6 +522,59 @@ def test_codewords_move_by_mouse_keyboard_and_buttons(page, points, fit):
     assert float(canvas.get_attribute("data-distortion")) != distortion
     assert f"{float(canvas.get_attribute('data-distortion')):.5g}"[:6] in page.get_by_role("status").text_content()
     assert not page.errors
+
+
+def test_a_lloyd_step_goes_by_halves(page, points, fit):
+    start = fit.codebooks[0]
+    canvas = open_plane(page, points, start)
+    press = lambda name: page.get_by_role("button", name=name).click()
+    place = lambda: np.array(page.evaluate("codebook()")).reshape(-1, 2)
+    told = lambda: float(canvas.get_attribute("data-distortion"))
+    codes = reference.assign(points, start)[0]
+    before = canvas.screenshot()
+
+    press("½ Move")
+    assert_allclose(place(), fit.codebooks[1], atol=1e-12)
+    assert told() == pytest.approx(((points - fit.codebooks[1][codes]) ** 2).sum(1).mean(), rel=1e-12)
+    assert page.get_by_role("button", name="½ Move").is_disabled()
+    halfway = canvas.screenshot()
+    press("½ Assign")
+    assert_allclose(place(), fit.codebooks[1], atol=1e-12)
+    assert told() == pytest.approx(fit.distortions[1], rel=1e-12)
+    assert page.get_by_role("button", name="½ Assign").is_disabled()
+    assert len({before, halfway, canvas.screenshot()}) == 3
+
+    press("Undo")
+    assert canvas.get_attribute("data-half") == "1" and told() > fit.distortions[1]
+    press("Lloyd step")  # what is left of the step
+    assert told() == pytest.approx(fit.distortions[1], rel=1e-12)
+    press("Lloyd step")
+    assert told() == pytest.approx(fit.distortions[2], rel=1e-12)
+    assert not page.errors
+
+
+def test_the_gradient_of_the_plane_is_that_of_the_distortion(points, fit):
+    plane = view.PlaneExplorer(points, fit.codebooks[0])
+    step, found = 1e-6, plane.gradient
+    for place in np.ndindex(found.shape):
+        ends = []
+        for sign in (1, -1):
+            moved = fit.codebooks[0].copy()
+            moved[place] += sign * step
+            ends.append(((points[:, None] - moved) ** 2).sum(2).min(1).mean())
+        assert found[place] == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-5)
+    assert view.PlaneExplorer(points, fit.codebook).gradient == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1.0, 1.0), (3.0, 1.0), (1.0, 4.0), (1.0, 1e-3)])
+def test_the_picture_of_the_plane_fits_the_box(shape):
+    points = np.random.default_rng(0).uniform(size=(200, 2)) * shape
+    fig = view.PlaneExplorer(points, points[:5]).figure()
+    fig.canvas.draw()
+    plane = fig.axes[0].get_window_extent()
+    room = fig.get_window_extent()
+    assert plane.height > 0.6 * room.height or plane.height < 0.3 * plane.width  # no blank bands above and below
+    assert plane.width > 0.25 * room.width
 
 
 def test_what_is_drawn_may_be_a_tensor_that_asks_for_gradients():

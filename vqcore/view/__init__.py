@@ -3,6 +3,7 @@
 from vqcore.view.bits import draw_bits, draw_rounding, draw_words, field_places
 from vqcore.view.draw import (
     box_around,
+    draw_arrows,
     draw_bound,
     draw_cells,
     draw_codebook,
@@ -22,6 +23,7 @@ from vqcore.view.images import assemble, draw_patches, draw_picture, draw_rate_d
 from vqcore.view.ratios import draw_growth, draw_ratios, draw_roofline
 
 _EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "laws", "PlaneExplorer": "plane",
+              "RunExplorer": "runs",
               "ProductExplorer": "products", "draw_parts": "products",
               "EmptyCellExplorer": "empty", "SoftExplorer": "soft",
               "LearningExplorer": "learning", "draw_gradients": "learning", "draw_tiles": "learning",
@@ -29,7 +31,7 @@ _EXPLORERS = {"Explorer": "explorer", "StepExplorer": "steps", "LawExplorer": "l
               "ImageExplorer": "image_explorer", "NetworkExplorer": "network"}  # fmt: skip
 
 __all__ = [
-    "box_around", "draw_bits", "draw_bound", "draw_cells", "draw_codebook", "draw_distortions", "draw_edges",
+    "box_around", "draw_arrows", "draw_bits", "draw_bound", "draw_cells", "draw_codebook", "draw_distortions", "draw_edges",
     "draw_error", "draw_intervals", "draw_law", "draw_now", "draw_plane", "draw_points", "draw_rounding", "draw_step",
     "draw_weights", "draw_words", "field_places",
     "assemble", "draw_patches", "draw_picture", "draw_rate_distortion", "show_photograph",

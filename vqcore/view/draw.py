@@ -78,6 +78,14 @@ def draw_step(ax, before, after, size=9):
                   minlength=0.1, zorder=4)  # fmt: skip
 
 
+def draw_arrows(ax, tails, tips):
+    """Blue arrows from tails (n, 2) to tips (n, 2): a gradient, or how far something is off."""
+    x, y = _coordinates(tails)
+    x_tip, y_tip = _coordinates(tips)
+    ax.quiver(x, y, x_tip - x, y_tip - y, angles="xy", scale_units="xy", scale=1, units="dots",
+              width=0.02 * ax.figure.dpi, color=roles.ERROR, headwidth=4, headlength=4.5, minlength=0.1, zorder=4)  # fmt: skip
+
+
 def draw_law(ax, law, reach=0.9995):
     """The density of a law over all but the outermost of its mass."""
     low, high = law_range(law, reach)

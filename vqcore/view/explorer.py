@@ -1,9 +1,10 @@
 """What every explorer is: controls, a pure state, a picture drawn from it, and its numbers as a sentence.
 
-Only value widgets and `observe`: the picture is an `Image` whose bytes are replaced. A subclass says how its
+Only value widgets and `observe`: the picture is a widget whose bytes are replaced. A subclass says how its
 figure is made, what stays, what moves with the state, and how the state is described.
 """
 
+import asyncio
 import functools
 import html
 import io
@@ -15,6 +16,7 @@ from PIL import Image
 
 from vqcore.errors import InputError
 from vqcore.view import figures, roles
+from vqcore.view.picture import Picture
 
 # A frame has more pixels than the page shows, so that it is sharp on a projector at 125 %.
 FRAME_DPI = 125
@@ -32,16 +34,18 @@ class Explorer:
         describe(state)             one sentence with the numbers behind the picture
 
     Attributes:
+        kind: of the frames, "png" or "jpeg".
         controls: the value widgets by name; setting `.value` from code moves the picture as a hand does.
         widget: all of it, as one ipywidgets box.
     """
 
+    kind = "png"
+
     def __init__(self, controls, also=()):
         self.controls = dict(controls)
-        self._canvas, self._frames = None, {}
-        # Without a tooltip, with which an Image of ipywidgets 8.1.9 fails in the browser: the caption speaks for it.
-        self.picture = ipywidgets.Image(value=self.frame(self.state), format="png")
-        self.picture.layout.width, self.picture.layout.max_width = f"{self._canvas.width}px", "100%"
+        self._canvas, self._frames, self._ahead = None, {}, None
+        first = self.frame(self.state)
+        self.picture = Picture(value=first, format=self.kind, alt=self.summary(), width=self._canvas.width)
         self.caption = ipywidgets.HTML()
         row = ipywidgets.HBox([*also, *self.controls.values()], layout=ipywidgets.Layout(flex_flow="row wrap"))
         self.widget = ipywidgets.VBox([row, self.picture, self.caption])
@@ -89,9 +93,36 @@ class Explorer:
 
     def _follow(self, change=None):
         summary = self.summary()
-        self.picture.value = self.frame(self.state)
+        self.picture.show(self.frame(self.state), summary)
         # The numbers come from laws, names and files: text, never markup. A screen reader speaks a status.
         self.caption.value = f'<div role="status" style="line-height:1.4">{html.escape(summary)}</div>'
+        self._look_ahead(change)
+
+    def _look_ahead(self, change):
+        """Draw while nobody waits what comes next if a control goes on as it went, dragged, played or by keys."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+        following = self._following(change) if change else None
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return  # a script: nobody moves on by hand
+        if following is not None:
+            self._ahead = loop.call_later(0.001, self.frame, following)
+
+    def _following(self, change):
+        """The state in which the changed control has gone once more as far, or None."""
+        control, state = change["owner"], self.state
+        (name,) = (name for name, other in self.controls.items() if other is control)
+        options = getattr(control, "options", None)
+        before, now = (options.index(change[which]) if options else change[which] for which in ("old", "new"))
+        if isinstance(now, bool):
+            return None
+        after = 2 * now - before
+        if options:
+            return state | {name: options[after]} if 0 <= after < len(options) else None
+        after = round(after, 10)  # as a slider rounds its decimals
+        return state | {name: after} if control.min <= after <= control.max else None
 
     def __repr__(self):
         return self.summary()

@@ -24,6 +24,8 @@ class ImageExplorer(Explorer):
         InputError: a pair is missing, or no JPEG is there.
     """
 
+    kind = "jpeg"
+
     def __init__(self, image, coded, jpegs):
         self.image = checks.as_table(image, "image", (None, None, 3))
         sizes, numbers = (sorted({pair[i] for pair in coded}) for i in (0, 1))
@@ -39,7 +41,6 @@ class ImageExplorer(Explorer):
             "patch_size": ipywidgets.SelectionSlider(options=sizes, description="patch size", **wide),
             "n_codewords": ipywidgets.SelectionSlider(options=numbers, description="codewords", **wide),
         })  # fmt: skip
-        self.picture.format = "jpeg"
 
     def set(self, **values):
         """Move controls by name, as a hand would; a value they do not allow is refused."""

@@ -1,0 +1,139 @@
+"""How long from a key, or a drag, to new pixels? Every explorer in JupyterLab in a headless browser (`make latency`).
+
+5,000 points and 64 codewords where an explorer has them. Every control is moved twelve times by one step onward, and
+its slider twelve times by several steps, which nobody could foresee; the clock starts when the browser hears the key
+or the pointer and stops when the browser has painted the new picture. What is dragged or played should take less
+than 50 ms in the median, everything else less than 100 ms.
+"""
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import browsing
+import nbformat
+
+N_MOVES = 12
+PLAYED = {"plane", "steps", "runs: half", "soft", "learning"}  # what has a play button, or is dragged
+
+START = """([picture, kind]) => {
+  window.measured = new Promise((resolve) => {
+    let begin = null;
+    document.addEventListener(kind, (e) => { begin = e.timeStamp; }, { capture: true, once: true });
+    const painted = () => requestAnimationFrame(() => {
+      const channel = new MessageChannel();
+      channel.port1.onmessage = () => resolve(performance.now() - begin);
+      channel.port2.postMessage(null);
+    });
+    if (picture.tagName === "IMG") picture.addEventListener("load", () => picture.decode().then(painted), { once: true });
+    else new MutationObserver((_, me) => { me.disconnect(); painted(); }).observe(picture, { attributes: true });
+  });
+}"""
+AWAIT = "() => Promise.race([window.measured, new Promise((resolve) => setTimeout(() => resolve(null), 1500))])"
+
+
+def notebook(names):
+    """One cell for each explorer."""
+    cells = [nbformat.v4.new_code_cell("from vqcore.app import exhibits")]
+    cells += [nbformat.v4.new_code_cell(f"exhibits.{name}(5_000, 64)") for name in names]
+    made = nbformat.v4.new_notebook(cells=cells)
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return made
+
+
+def timed(page, picture, act, kind="keydown"):
+    """Milliseconds from the event to the painted picture, or None if the picture stays."""
+    page.evaluate(START, [picture.element_handle(), kind])
+    act()
+    taken = page.evaluate(AWAIT)
+    page.wait_for_timeout(120)
+    return taken
+
+
+def of_slider(page, handle, picture):
+    """Twelve steps onward and twelve jumps."""
+    handle.focus()
+    page.keyboard.press("Home")
+    page.wait_for_timeout(400)
+    onward = [timed(page, picture, lambda: page.keyboard.press("ArrowRight")) for _ in range(N_MOVES)]
+    page.keyboard.press("End")
+    page.wait_for_timeout(400)
+    jumps = []
+    for key in ["PageDown"] * 6 + ["ArrowLeft", "ArrowLeft"] + ["PageUp"] * 5:
+        jumps.append(timed(page, picture, lambda key=key: page.keyboard.press(key)))
+    return onward[1:], jumps  # the first step has no direction yet
+
+
+def of_choice(page, control, picture):
+    """A list, gone through and back."""
+    n_options = control.locator("option").count()
+    control.focus()
+    moves = ["ArrowDown"] * (n_options - 1) + ["ArrowUp"] * (n_options - 1)
+    return [], [timed(page, picture, lambda key=key: page.keyboard.press(key)) for key in moves]
+
+
+def of_box(page, control, picture):
+    control.focus()
+    return [], [timed(page, picture, lambda: page.keyboard.press("Space")) for _ in range(4)]
+
+
+def of_plane(page, canvas):
+    """Keys, and a drag in twenty pieces."""
+    canvas.focus()
+    keys = [timed(page, canvas, lambda: page.keyboard.press("ArrowRight")) for _ in range(N_MOVES)]
+    x, y = page.evaluate("c => { const r = c.getBoundingClientRect(); return c.dataset.places.split(' ').slice(0, 2)"
+                         ".map((v, i) => Number(v) + (i ? r.top : r.left)); }", canvas.element_handle())  # fmt: skip
+    page.mouse.move(x, y)
+    page.mouse.down()
+    drags = [
+        timed(page, canvas, lambda i=i: page.mouse.move(x + 4 * i, y + 3 * i), "pointermove") for i in range(1, N_MOVES)
+    ]
+    page.mouse.up()
+    return keys, drags
+
+
+def measure(page, names):
+    """Yields (what, onward, jumps) for every control of every explorer."""
+    outputs = page.locator(".jp-Notebook .jp-Cell")
+    for i, name in enumerate(names):
+        cell = outputs.nth(i + 1)
+        cell.scroll_into_view_if_needed()
+        if name == "plane":
+            yield "plane: keys, drag", *of_plane(page, cell.locator("canvas.vqcore-plane"))
+            continue
+        picture = cell.locator("img.vqcore-picture")
+        picture.scroll_into_view_if_needed()
+        labels = [text.strip() for text in cell.locator(".widget-label").all_text_contents() if text.strip()]
+        for kind, act in ((".noUi-handle", of_slider), ("select", of_choice), ("input[type=checkbox]", of_box)):
+            for control in cell.locator(kind).all():
+                label = control.locator("xpath=ancestor::*[contains(@class, 'widget-inline-hbox')][1]").inner_text()
+                yield f"{name}: {label.split()[0] if label.split() else labels[-1]}", *act(page, control, picture)
+
+
+def middle(found):
+    found = [one for one in found if one is not None]
+    return (f"{statistics.median(found):7.0f}", f"{max(found):5.0f}", len(found)) if found else ("      -", "    -", 0)
+
+
+def main(names):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "notebooks").mkdir()
+        nbformat.write(notebook(names), folder / "notebooks" / "latency.ipynb")
+        with browsing.jupyterlab(folder, folder / "notebooks") as (address, token), browsing.chromium(folder / "profile") as context:
+            page = context.new_page()
+            page.set_default_timeout(120_000)
+            cells = browsing.open_notebook(page, address, token, "latency.ipynb")
+            for cell in cells:
+                for output in cell["outputs"]:
+                    assert output["output_type"] != "error", "\n".join(output["traceback"])
+            page.wait_for_timeout(2_000)
+            print(f"{'milliseconds to new pixels':34s} onward: median  most   jumps: median  most")
+            for what, onward, jumps in measure(page, names):
+                (a, b, _), (c, d, _) = middle(onward), middle(jumps)
+                print(f"{what:34s}        {a} {b}          {c} {d}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or "plane laws runs steps empty soft learning products bits rounding images network".split())

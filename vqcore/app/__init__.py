@@ -1,0 +1,1 @@
+"""The explorers of the suite as a dashboard in the browser."""

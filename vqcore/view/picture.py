@@ -1,0 +1,27 @@
+"""A picture that is replaced while one looks at it, and that says in words what it shows."""
+
+from importlib import resources
+
+import anywidget
+import traitlets
+
+
+class Picture(anywidget.AnyWidget):
+    """Bytes of a PNG or JPEG as an image on the page, with an alternative text that changes along.
+
+    (The Image of ipywidgets has no alternative text, and in 8.1.9 one with a tooltip fails in the browser.)
+    """
+
+    _esm = resources.files("vqcore.view") / "picture.js"
+    value = traitlets.Bytes().tag(sync=True)
+    format = traitlets.Enum(("png", "jpeg"), "png").tag(sync=True)
+    alt = traitlets.Unicode().tag(sync=True)
+    width = traitlets.Int().tag(sync=True)  # on the page, in pixels; less where there is less room
+
+    def show(self, value, alt):
+        """Replace bytes and text in one message."""
+        with self.hold_sync():
+            self.value, self.alt = value, alt
+
+    def __repr__(self):
+        return f"Picture({self.alt!r})"
