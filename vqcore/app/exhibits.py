@@ -6,9 +6,13 @@ from typing import Callable
 
 import numpy as np
 
-import vqcore as vq
 from vqcore import view
+from vqcore.bits import pack
+from vqcore.coding import encode
 from vqcore.data import blobs, patches, photograph
+from vqcore.lloyd import fit_lloyd
+from vqcore.online import fit_clvq
+from vqcore.sources import Normal
 
 N_EPOCHS = 30
 
@@ -22,34 +26,32 @@ class Exhibit:
         teaches: one sentence.
         notebook: file name of the notebook that explains it.
         make: (n_points, n_codewords) -> an explorer; what an exhibit has no use for is ignored.
-        seconds: about how long making it takes.
     """
 
     title: str
     teaches: str
     notebook: str
     make: Callable
-    seconds: int = 1
 
 
 def plane(n_points, n_codewords, seed=0):
     """Codewords to be dragged, from a random start."""
     points = blobs(n_points, 2, 6, 0.25, seed=seed)[0]
     start = np.random.default_rng(seed).choice(points, n_codewords, replace=False)
-    best = min(vq.fit_lloyd(points, n_codewords, n_steps=300, seed=s).distortion for s in range(5))
+    best = min(fit_lloyd(points, n_codewords, n_steps=300, seed=s).distortion for s in range(5))
     return view.PlaneExplorer(points, start, best=best)
 
 
 def laws(n_points, n_codewords, seed=0):
     """The cells of the optimal codebooks of the normal law."""
-    return view.LawExplorer(vq.Normal(), largest=max(2, n_codewords))
+    return view.LawExplorer(Normal(), largest=max(2, n_codewords))
 
 
 def steps(n_points, n_codewords, seed=0):
     """Forty steps of Lloyd's algorithm from a poor start: all codewords among the points of one blob."""
     points, labels = blobs(n_points, 2, 6, 0.25, seed=seed)[:2]
     start = np.random.default_rng(seed).choice(points[np.argsort(points[:, 0])][: n_points // 4], n_codewords, replace=False)
-    return view.StepExplorer(points, vq.fit_lloyd(points, n_codewords, start=start, n_steps=40))
+    return view.StepExplorer(points, fit_lloyd(points, n_codewords, start=start, n_steps=40))
 
 
 def runs(n_points, n_codewords, seed=0):
@@ -74,14 +76,14 @@ def learning(n_points, n_codewords, seed=0):
     """Lloyd, mini-batches and single samples from one start, thirty epochs."""
     points = blobs(n_points, 2, 6, 0.25, seed=seed)[0]
     start = np.random.default_rng(seed).choice(points, n_codewords, replace=False)
-    lloyd = list(vq.fit_lloyd(points, n_codewords, start=start, n_steps=N_EPOCHS).codebooks)
+    lloyd = list(fit_lloyd(points, n_codewords, start=start, n_steps=N_EPOCHS).codebooks)
     stories = {"Lloyd": lloyd + (N_EPOCHS + 1 - len(lloyd)) * lloyd[-1:]}
     for name, batch in (("batches of 100", 100), ("one at a time", 1)):
-        fit = vq.fit_clvq(points, n_codewords, N_EPOCHS * n_points, batch, seed, start=start)
+        fit = fit_clvq(points, n_codewords, N_EPOCHS * n_points, batch, seed, start=start)
         # Its checkpoints lie closer and closer: the one nearest to each epoch.
         nearest = [np.abs(np.array(fit.n_samples) - epoch * n_points).argmin() for epoch in range(N_EPOCHS + 1)]
         stories[name] = [fit.codebooks[i] for i in nearest]
-    best = min(vq.fit_lloyd(points, n_codewords, n_steps=300, seed=s).distortion for s in range(5))
+    best = min(fit_lloyd(points, n_codewords, n_steps=300, seed=s).distortion for s in range(5))
     return view.LearningExplorer(points, stories, level=best)
 
 
@@ -111,9 +113,9 @@ def images(n_points, n_codewords, seed=0):
     for size in (1, 2, 4, 8):
         rows = patches(image, size)
         for number in (2, 4, 8, 16, 32, 64):
-            fit = vq.fit_lloyd(rows[:: 1 + 2 * (size < 3)], number, n_steps=12, seed=seed)
-            codes, codebook = vq.encode(rows, fit.codebook), np.rint(fit.codebook)
-            n_bytes = 8 * len(vq.pack(codes, (number - 1).bit_length())) + codebook.size
+            fit = fit_lloyd(rows[:: 1 + 2 * (size < 3)], number, n_steps=12, seed=seed)
+            codes, codebook = encode(rows, fit.codebook), np.rint(fit.codebook)
+            n_bytes = 8 * len(pack(codes, (number - 1).bit_length())) + codebook.size
             coded[size, number] = n_bytes, view.assemble(codebook[codes], image.shape)
     return view.ImageExplorer(image, coded, [_jpeg(image, quality) for quality in (1, 3, 5, 8, 12, 20, 30, 50, 70, 90)])
 
@@ -131,3 +133,67 @@ def network(n_points, n_codewords, seed=0):
     from vqcore.app.network import compressed
 
     return view.NetworkExplorer(*compressed(seed))
+
+
+EXHIBITS = (
+    Exhibit(
+        "Drag codewords",
+        "Place codewords by hand: what a cell is, what it weighs, and which way the distortion falls.",
+        "00_start_here", plane,
+    ),
+    Exhibit(
+        "Optimal cells of a law",
+        "With more codewords the cells of the optimal codebook follow the density, and the distortion its limit.",
+        "01_voronoi_cells", laws,
+    ),
+    Exhibit(
+        "Lloyd, step by step",
+        "In the plane: every codeword moves to the mean of its cell, and the distortion never rises.",
+        "01_voronoi_cells", steps,
+    ),
+    Exhibit(
+        "Lloyd against Newton",
+        "On a line: at last the error shrinks by the same factor in every step, which is close to one; Newton squares it.",
+        "02_lloyd_convergence", runs,
+    ),
+    Exhibit(
+        "Empty cells",
+        "Of two codewords on one spot one has no points: what to do with it is a decision, and it shows at the end.",
+        "03_em_and_empty_cells", empty,
+    ),
+    Exhibit(
+        "Temperature",
+        "Hot, all codewords are one; as it gets colder they part at critical temperatures, and cold soft EM is Lloyd.",
+        "03_em_and_empty_cells", soft,
+    ),
+    Exhibit(
+        "Ways to learn",
+        "A batch, a hundred samples, one sample at a time: different ways down the same slope.",
+        "04_learned_codebooks", learning,
+    ),
+    Exhibit(
+        "Product quantization",
+        "Codewords of a product stand in a grid: many from few stored numbers, and some where nobody is.",
+        "05_product_quantization", products,
+    ),
+    Exhibit(
+        "Bits of a code",
+        "Codes of any width follow each other without gaps, over the edges of words.",
+        "06_bit_packing", bits,
+    ),
+    Exhibit(
+        "Random rounding",
+        "A gradient of few bits is right on average if it is rounded up as often as it should be.",
+        "06_bit_packing", rounding,
+    ),
+    Exhibit(
+        "Images",
+        "A palette or patches against the picture, byte for byte beside JPEG.",
+        "07_images", images,
+    ),
+    Exhibit(
+        "A network",
+        "Fewer bytes, fewer right answers; training the codebooks gives most of them back.",
+        "08_compressing_a_network", network,
+    ),
+)  # fmt: skip
