@@ -2,8 +2,8 @@
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-from refresh_notebooks import executed, main, refresh
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from refresh_notebooks import comparable, executed, main, refresh
 from test_notebooks import nbval
 
 CELLS = [
@@ -35,6 +35,14 @@ def test_unchanged_results_give_the_same_bytes(notebook):
     (notebook.parent / "answer.py").write_text("def value(start):\n    return start + 3\n")
     assert refresh(notebook)
     assert b"43" in notebook.read_bytes()
+
+
+def test_digits_that_no_text_shows_are_no_change():
+    def recorded(value, text="d=1"):
+        output = new_output("display_data", {"text/plain": text}, metadata={"vqcore": {"results": {"d": value}}})
+        return comparable(new_notebook(cells=[new_code_cell("vq.record(d=d)", id="a", outputs=[output])]))
+
+    assert recorded(1.0) == recorded(1.0 + 1e-15) != recorded(1.0, "d=1.1")
 
 
 def test_a_changed_number_turns_nbval_red(notebook):
