@@ -56,8 +56,11 @@ def to_host(array):
 
 
 def extent(points):
-    """Smallest and largest value; NaN if any value is NaN."""
-    return points.min().item(), points.max().item()
+    """Smallest and largest value; not finite if any value is not."""
+    if points.dtype.kind != "f" or points.size < SMALL:
+        return points.min().item(), points.max().item()
+    lows, highs = _extents(frozen(points.reshape(-1)))
+    return lows.min().item(), highs.max().item()
 
 
 def assign(points, codebook):
@@ -66,19 +69,20 @@ def assign(points, codebook):
     if points.size == len(points):
         ascending, index = np.unique(codebook, return_index=True)
         with threads_for(16 * points.size):
-            _nearest.nearest_on_line(_frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
+            _nearest.nearest_on_line(frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
         return codes, sq_dists
     work = work_type(points, codebook)
     with threads_for(len(points) * (codebook.size // 8 + 16)):
-        _nearest.nearest(_frozen(points.astype(work, copy=False)), codebook, *screen(codebook, work), codes, sq_dists)
+        _nearest.nearest(frozen(points), codebook, *screen(codebook, work), codes, sq_dists)
     return codes, sq_dists
 
 
 def work_type(points, codebook):
-    """The precision of the scores: that of the points, or float64 where float32 might overflow or vanish."""
-    low, high = extent(points)
-    # A shift by the mean at most doubles what is there.
-    reach = max(abs(low), abs(high), abs(codebook.min()), abs(codebook.max()))
+    """The precision of the scores: that of the points, or float64 where squares of codewords might leave float32.
+
+    A point whose own scores overflow is decided exactly, like one between two codewords.
+    """
+    reach = np.abs(codebook).max()
     return np.float32 if points.dtype == np.float32 and 1e-12 < reach < 1e15 else np.float64
 
 
@@ -98,14 +102,18 @@ def screen(codebook, work):
     return shift, scores_by, half_norms, slack, 4 * (dim + 6) * float(np.finfo(work).tiny)
 
 
+def n_slabs(n, n_codewords):
+    """Into how many runs a sum over points is split: by the sizes alone, with tables no larger than the points."""
+    return int(np.clip(n // (2 * n_codewords), 1, 16))
+
+
 def accumulate(values, codes, n_codewords, sample_weight=None):
     """Sum of the values (n_codewords, dim) or (n_codewords,), and number or weight (n_codewords,), per cell."""
     rows = values.reshape(len(values), -1)
     weights = np.ones(1, np.int64) if sample_weight is None else sample_weight
-    # The slabs depend on the sizes alone, never on the threads, and their tables stay smaller than the points.
-    n_slabs = int(np.clip(len(rows) // (4 * n_codewords), 1, 16))
     with threads_for(4 * rows.size):
-        sums, mass = _accumulate(_frozen(rows), _frozen(codes), n_codewords, _frozen(weights), n_slabs)
+        slabs = n_slabs(len(rows), n_codewords)
+        sums, mass = _accumulate(frozen(rows), frozen(codes), n_codewords, frozen(weights), slabs)
     return sums.reshape((n_codewords,) + values.shape[1:]), mass
 
 
@@ -154,13 +162,13 @@ def nearer(points, codewords, sq_dists):
     """The smaller (n,) of `sq_dists` and the squared distance to the nearest of a few codewords."""
     columns = points.reshape(len(points), -1)
     with threads_for(4 * columns.size * len(codewords)):
-        return _nearest.nearer(_frozen(columns), codewords.reshape(-1, columns.shape[1]), sq_dists)
+        return _nearest.nearer(frozen(columns), codewords.reshape(-1, columns.shape[1]), sq_dists)
 
 
 def draw(weights, uniforms):
     """For each uniform number in [0, 1) the position at which the running sum of the weights passes that share."""
     with threads_for(len(weights)):
-        return _draw(_frozen(weights), np.asarray(uniforms, dtype=np.float64))
+        return _draw(frozen(weights), np.asarray(uniforms, dtype=np.float64))
 
 
 _used = _forked = False
@@ -186,7 +194,7 @@ def threads_for(operations):
         set_num_threads(n_threads)
 
 
-def _frozen(array):
+def frozen(array):
     """A read-only view: numba compiles read-only and writable arrays apart, so all come as one."""
     global _used
     if _forked:
@@ -199,6 +207,29 @@ def _frozen(array):
     view = array.view()
     view.flags.writeable = False
     return view
+
+
+@njit(cache=True, nogil=True)
+def _extents(values):
+    """Smallest and largest of each of many runs, in one pass; NaN where a run holds one."""
+    size, lanes = 2**15, 128
+    lows = np.empty(-(-len(values) // size), values.dtype)
+    highs = np.empty_like(lows)
+    for run in range(len(lows)):
+        here = values[run * size : (run + 1) * size]
+        # Lanes side by side go into SIMD registers; a NaN stays in its lane's sum, which is zero otherwise.
+        low, high, odd = here[:1].repeat(lanes), here[:1].repeat(lanes), np.zeros(lanes, values.dtype)
+        for start in range(0, len(here) - lanes + 1, lanes):
+            row = here[start : start + lanes]
+            for i in range(lanes):
+                low[i] = row[i] if row[i] < low[i] else low[i]
+                high[i] = row[i] if row[i] > high[i] else high[i]
+                odd[i] += row[i] * 0
+        for x in here[len(here) // lanes * lanes :]:
+            low[0], high[0], odd[0] = min(low[0], x), max(high[0], x), odd[0] + x * 0
+        bad = odd.sum()
+        lows[run], highs[run] = low.min() + bad, high.max() + bad
+    return lows, highs
 
 
 @njit(parallel=True, cache=True, nogil=True)

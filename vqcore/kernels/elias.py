@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit
 
-from vqcore.kernels.compiled import _frozen
+from vqcore.kernels.compiled import frozen
 
 CODES = ("gamma", "delta", "omega")
 
@@ -24,14 +24,14 @@ def lengths(values, code):
 def write(values, code, n_words):
     """The codewords of flat positive values, in words."""
     words = np.zeros(n_words, np.uint64)
-    _write(_frozen(values), CODES.index(code), words)
+    _write(frozen(values), CODES.index(code), words)
     return words
 
 
 def read(words, n_values, code):
     """The n_values int64 in the words, or None where these are not the words that `write` makes of any values."""
     values = np.zeros(n_values, np.int64)
-    return values if _read(_frozen(words.view(np.uint64)), CODES.index(code), values) else None
+    return values if _read(frozen(words.view(np.uint64)), CODES.index(code), values) else None
 
 
 def _floor_log2(values):

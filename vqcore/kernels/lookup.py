@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from vqcore.kernels import compiled
-from vqcore.kernels.compiled import _frozen  # numba and its threads are set up there
+from vqcore.kernels.compiled import frozen  # numba and its threads are set up there
 from vqcore.kernels.nearest import nearest_parts
 
 _SERIAL, _PARALLEL = njit(cache=True, nogil=True), njit(parallel=True, cache=True, nogil=True)
@@ -29,9 +29,9 @@ def encode(points, codebooks, codes):
         return
     work = compiled.work_type(points, codebooks)
     *screens, floors = zip(*(compiled.screen(codebook, work) for codebook in codebooks))
-    points = _frozen(points.astype(work, copy=False))
+    points = frozen(points.astype(work, copy=False))
     with compiled.threads_for(len(points) * (codebooks.size // 8 + 16 * len(codebooks))):
-        nearest_parts(points, _frozen(codebooks), *map(np.stack, screens), floors[0], codes)
+        nearest_parts(points, frozen(codebooks), *map(np.stack, screens), floors[0], codes)
 
 
 def decode(codes, codebooks, dtype):
@@ -43,16 +43,16 @@ def decode(codes, codebooks, dtype):
         # Codewords are moved, not computed with: 8 bytes at a time.
         books, into = books.view(np.uint64), points.view(np.uint64)
     with compiled.threads_for(2 * into.size):
-        _decode(_narrow(codes, n_codewords), _frozen(books), into)
+        _decode(_narrow(codes, n_codewords), frozen(books), into)
     return points
 
 
 def distance_tables(queries, codebooks, inner):
     """Squared distance, or inner product, of every part of a query with every codeword, in float64."""
     tables = np.empty((len(queries),) + codebooks.shape[:2])
-    columns = _frozen(np.ascontiguousarray(codebooks.transpose(0, 2, 1)))
+    columns = frozen(np.ascontiguousarray(codebooks.transpose(0, 2, 1)))
     with compiled.threads_for(len(queries) * codebooks.size):
-        _fill_tables(_frozen(queries), columns, inner, tables)
+        _fill_tables(frozen(queries), columns, inner, tables)
     return tables
 
 
@@ -62,14 +62,14 @@ def nearest(tables, codes, n_neighbors):
     sums = np.full((len(tables), n_slabs * n_neighbors), np.inf)
     ids = np.full(sums.shape, len(codes), np.int64)
     with compiled.threads_for(len(tables) * codes.size):
-        _scan(_frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids)
+        _scan(frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids)
     order = np.lexsort((ids, sums), axis=1)[:, :n_neighbors]
     return np.take_along_axis(sums, order, 1), np.take_along_axis(ids, order, 1)
 
 
 def _narrow(codes, n_codewords):
     """Codes in the type that the loops are compiled for; their range has been checked."""
-    return _frozen(np.ascontiguousarray(codes, np.uint8 if n_codewords <= 256 else np.uint16))
+    return frozen(np.ascontiguousarray(codes, np.uint8 if n_codewords <= 256 else np.uint16))
 
 
 @_PARALLEL

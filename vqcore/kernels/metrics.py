@@ -7,7 +7,7 @@ of distances between points is ever held: a distance is computed again where it 
 import numpy as np
 from numba import njit, prange
 
-from vqcore.kernels.compiled import _frozen, threads_for  # numba and its threads are set up there
+from vqcore.kernels.compiled import frozen, threads_for  # numba and its threads are set up there
 
 METRICS = ("manhattan", "euclidean", "sqeuclidean")
 BLOCK = 1024
@@ -17,7 +17,7 @@ def nearest(points, codebook, metric):
     """Code (n,) int64 and distance (n,) of the codeword nearest to each point; a tie goes to the lowest index."""
     codes, dists = np.empty(len(points), np.int64), np.empty(len(points))
     with threads_for(len(points) * codebook.size):
-        _nearest(_frozen(points), _frozen(codebook), METRICS.index(metric), codes, dists)
+        _nearest(frozen(points), frozen(codebook), METRICS.index(metric), codes, dists)
     return codes, dists
 
 
@@ -46,7 +46,7 @@ def swap_medoids(points, weights, medoids, metric):
     eager k-medoids clustering". Every exchange costs O(n dim) for each medoid besides.
     """
     medoids = medoids.copy()
-    return medoids, int(_swap(_frozen(points), _frozen(weights), medoids, METRICS.index(metric)))
+    return medoids, int(_swap(frozen(points), frozen(weights), medoids, METRICS.index(metric)))
 
 
 @njit(inline="always")

@@ -41,7 +41,7 @@ def nearest(points, codebook, shift, scores_by, half_norms, slack, floor, codes,
         _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, slack, floor, lane_codes)
         for i in range(min(LANES, n - start)):
             codes[start + i] = lane_codes[i]
-            sq_dists[start + i] = _sq_dist(points, start + i, codebook, lane_codes[i])
+            sq_dists[start + i] = sq_dist(points, start + i, codebook, lane_codes[i])
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -66,9 +66,8 @@ def nearest_parts(points, codebooks, shifts, scores_by, half_norms, slacks, floo
 @njit(fastmath=_FAST, nogil=True)
 def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, slack, floor, lane_codes):
     """Fill lane_codes for the LANES points that begin at `start`, or as many as there are."""
-    (n, dim), n_codewords = points.shape, len(codebook)
+    n, dim = points.shape
     size = min(LANES, n - start)
-    largest = np.sqrt(2 * np.max(half_norms[:n_codewords]))
     # Feature d of lane i is lanes[d * LANES + i].
     lanes = np.zeros(dim * LANES, scores_by.dtype)
     block = points[start : start + size]
@@ -76,18 +75,36 @@ def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, sla
         feature, center = lanes[d * LANES : d * LANES + size], shift[d]
         for i in range(size):
             feature[i] = block[i, d] - center
+    norms, best, second = search_lanes(lanes, scores_by, half_norms, lane_codes)
+    largest = np.sqrt(2 * np.max(half_norms[: len(codebook)]))
+    for i in range(size):
+        if len(codebook) > 1 and not parted(best[i], second[i], norms[i], largest, slack, floor):
+            lane_codes[i] = decide(points, start + i, codebook)
+
+
+@njit(fastmath=_FAST, nogil=True)
+def search_lanes(lanes, scores_by, half_norms, lane_codes):
+    """Squared norms, lowest and second-lowest score of LANES transposed points; their codes go to lane_codes."""
     norms = np.zeros(LANES, scores_by.dtype)
-    for d in range(dim):
+    for d in range(scores_by.shape[1]):
         feature = lanes[d * LANES : (d + 1) * LANES]
         for i in range(LANES):
             norms[i] += feature[i] * feature[i]
     best, second = np.full(LANES, np.inf, scores_by.dtype), np.full(LANES, np.inf, scores_by.dtype)
     _scan(lanes, scores_by, half_norms, best, second, lane_codes)
-    for i in range(size):
-        gap = np.float64(second[i] - best[i])
-        # Not `<=`: a NaN gap (all scores overflowed) must be decided exactly as well.
-        if n_codewords > 1 and not gap > floor + slack * (largest + 2.02 * np.sqrt(np.float64(norms[i]))):
-            lane_codes[i] = _decide(points, start + i, codebook)
+    return norms, best, second
+
+
+@njit(inline="always")
+def error_of_score(norm, largest, slack, floor):
+    """What two scores of a point with this squared norm may err by, together."""
+    return floor + slack * (largest + 2.02 * np.sqrt(np.float64(norm)))
+
+
+@njit(inline="always")
+def parted(best, second, norm, largest, slack, floor):
+    """Whether two scores lie so far apart that no rounding can have swapped them; never for NaN (overflow)."""
+    return np.float64(second - best) > error_of_score(norm, largest, slack, floor)
 
 
 @njit(fastmath=_FAST, nogil=True)
@@ -167,19 +184,19 @@ def _fold(typing, lanes, at, scores_by, half_norms, code, best, second, codes):
 
 
 @njit(nogil=True)
-def _decide(points, i, codebook):
+def decide(points, i, codebook):
     """The codeword nearest to point i by the direct form in float64; a tie goes to the lowest index."""
     nearest_code, lowest = 0, np.inf
     for code in range(len(codebook)):
-        sq_dist = _sq_dist(points, i, codebook, code)
-        if sq_dist < lowest:
-            nearest_code, lowest = code, sq_dist
+        here = sq_dist(points, i, codebook, code)
+        if here < lowest:
+            nearest_code, lowest = code, here
     return nearest_code
 
 
 # Reassociation lets the sum run in SIMD lanes; the order is fixed when the kernel is compiled.
 @njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True)
-def _sq_dist(points, i, codebook, code):
+def sq_dist(points, i, codebook, code):
     """Squared distance of point i from a codeword, in float64."""
     total = 0.0
     for d in range(points.shape[1]):
@@ -221,9 +238,9 @@ def nearer(points, codewords, sq_dists):
     for i in prange(n):
         lowest = sq_dists[i]
         for code in range(len(codewords)):
-            sq_dist = 0.0
+            total = 0.0
             for d in range(dim):
-                sq_dist += (np.float64(points[i, d]) - codewords[code, d]) ** 2
-            lowest = min(lowest, sq_dist)
+                total += (np.float64(points[i, d]) - codewords[code, d]) ** 2
+            lowest = min(lowest, total)
         result[i] = lowest
     return result

@@ -7,7 +7,7 @@ functions for tensors.
 import numpy as np
 from numba import njit, prange
 
-from vqcore.kernels.compiled import _frozen, threads_for  # numba and its threads are set up there
+from vqcore.kernels.compiled import frozen, threads_for  # numba and its threads are set up there
 
 BLOCK = 64 * 64  # codes that one thread packs at a time: a multiple of 64, so that a block starts a word
 WORDS = 64  # words that one thread packs at a time where no code crosses a word
@@ -62,11 +62,11 @@ def unpack(words, n_bits, n_codes, layout):
     codes = np.empty(n_codes, np.uint64)
     with threads_for(4 * n_codes):
         if layout == "sections":
-            _unpack_sections(_frozen(words), n_bits, codes)
+            _unpack_sections(frozen(words), n_bits, codes)
         elif layout == "dense" or 64 % n_bits == 0:
-            _unpack_dense(_frozen(words), n_bits, *_stages(n_bits), codes)
+            _unpack_dense(frozen(words), n_bits, *_stages(n_bits), codes)
         else:
-            _unpack_aligned(_frozen(words), n_bits, *_stages(n_bits), codes, _places(n_bits))
+            _unpack_aligned(frozen(words), n_bits, *_stages(n_bits), codes, _places(n_bits))
     return codes if n_bits == 64 else codes.view(np.int64)
 
 
@@ -83,14 +83,14 @@ def spare_bits(words, n_bits, n_codes, layout):
     spare = 0
     for run, held in ((words[:first], held), (words[first:], rest)):
         low = (per_word - held) * n_bits if layout == "sections" else 0
-        spare |= (int(_all_ones(_frozen(run))) if len(run) else 0) & ~(((1 << held * n_bits) - 1) << low)
+        spare |= (int(_all_ones(frozen(run))) if len(run) else 0) & ~(((1 << held * n_bits) - 1) << low)
     return spare
 
 
 def checksum(words, start):
     """A 64-bit sum over hashed words and their positions: no thread order changes it, any changed bit does."""
     with threads_for(8 * len(words)):
-        return int(_checksum(_frozen(words), np.uint64(start)))
+        return int(_checksum(frozen(words), np.uint64(start)))
 
 
 @njit(inline="always")
@@ -103,7 +103,7 @@ def mix(counter):
 
 def _unsigned(codes):
     """A read-only view as unsigned integers: four dtypes to compile for rather than sixteen."""
-    return _frozen(np.ascontiguousarray(codes).view(f"u{codes.dtype.itemsize}"))
+    return frozen(np.ascontiguousarray(codes).view(f"u{codes.dtype.itemsize}"))
 
 
 def _stages(n_bits):

@@ -7,7 +7,7 @@ row of at most 1024, then halves the row of those sums), so that `rounding_tenso
 import numpy as np
 from numba import njit, prange
 
-from vqcore.kernels.compiled import _frozen, threads_for
+from vqcore.kernels.compiled import frozen, threads_for
 from vqcore.kernels.packing import GOLDEN, mix
 
 ROW = 1024  # values under one tree; a wider bucket is a tree over rows
@@ -24,7 +24,7 @@ def bucket_scales(values, bucket_size, norm):
     bits = values.view(f"i{values.dtype.itemsize}")
     largest = np.zeros(n_buckets * n_rows, bits.dtype)
     with threads_for(len(values)):
-        _largest(_frozen(bits), np.iinfo(bits.dtype).max, bucket_size, n_rows, largest)
+        _largest(frozen(bits), np.iinfo(bits.dtype).max, bucket_size, n_rows, largest)
     # Magnitudes order as their bits do, infinity and NaN on top.
     largest = largest.reshape(n_buckets, n_rows).max(1).view(values.dtype).astype(np.float64)
     exponents = largest.view(np.int64) >> 52
@@ -33,7 +33,7 @@ def bucket_scales(values, bucket_size, norm):
         return largest, scales, largest * scales, largest
     sums = np.zeros(n_buckets * n_rows)
     with threads_for(4 * len(values)):
-        _sums_of_squares(_frozen(values), bucket_size, n_rows, scales, sums)
+        _sums_of_squares(frozen(values), bucket_size, n_rows, scales, sums)
     tree = np.zeros((n_buckets, 2 ** (n_rows - 1).bit_length()))
     tree[:, :n_rows] = sums.reshape(n_buckets, n_rows)
     while tree.shape[1] > 1:
@@ -63,7 +63,7 @@ def draw_codes(values, bucket_size, scaling, n_bits, key, n_codes, ternary):
         codes[len(values) :] = 1 << n_bits
     divisors = np.where(scaled_norms > 0, scaled_norms, 1.0)
     with threads_for(16 * len(values)):
-        _draw_codes(_frozen(values), bucket_size, scales, divisors, n_bits, np.uint64(key), ternary, codes)
+        _draw_codes(frozen(values), bucket_size, scales, divisors, n_bits, np.uint64(key), ternary, codes)
     return codes
 
 
@@ -72,7 +72,7 @@ def values_of(codes, bucket_size, norms, n_bits, ternary, dtype):
     # To float16 by way of float32, as torch goes.
     values = np.empty(len(codes), np.float64 if dtype == "float64" else np.float32)
     with threads_for(4 * len(codes)):
-        _values_of(_frozen(codes), bucket_size, _frozen(norms), n_bits, ternary, values)
+        _values_of(frozen(codes), bucket_size, frozen(norms), n_bits, ternary, values)
     with np.errstate(over="ignore"):
         return values.astype(dtype, copy=False)
 

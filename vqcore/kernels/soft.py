@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from vqcore.kernels.compiled import _frozen, threads_for  # numba and its threads are set up there
+from vqcore.kernels.compiled import frozen, threads_for  # numba and its threads are set up there
 
 NOTHING = -746.0  # below this, exp is 0 in float64
 
@@ -23,7 +23,7 @@ def share(points, codebook, temperature):
     n_slabs = int(np.clip(len(rows) // (4 * len(book)), 1, 16))
     lanes = 64 if len(book) <= 4096 else 8
     with threads_for(len(rows) * book.size):
-        moves, mass, lowest, free = _share(_frozen(rows), _frozen(book), temperature, n_slabs, lanes)
+        moves, mass, lowest, free = _share(frozen(rows), frozen(book), temperature, n_slabs, lanes)
     return moves.reshape(codebook.shape), mass, lowest / len(rows), free / len(rows)
 
 
