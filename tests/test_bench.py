@@ -106,7 +106,7 @@ def test_who_raises_is_written_down_and_the_others_go_on():
     (found,) = report.rows
     assert found.agrees == {"same": True, "other": False} and set(found.seconds) == {"vqcore", "same", "other"}
     assert found.failed == {"early": "ValueError: bad | data of two lines"} and set(found.missing) == {"absent"}
-    assert found.is_wrong and "other DISAGREES" in str(found) and "absent is not installed" in report.facts("assign")
+    assert found.is_wrong and "other DISAGREES" in str(found) and "absent is not installed" in report.summary()
     # Its first call works, a later one does not: the row is lost, the report is not.
     report.compare("assign", "a later case", 1.0, contenders)
     assert report.rows[-1].is_wrong and "StopIteration" in str(report.rows[-1]) and report.rows[-1].is_short
@@ -135,14 +135,24 @@ def test_an_attempt_that_raises_is_a_row():
     report.attempt("memory", "a case", lambda n: report.add("memory", f"case {n}", None, {"vqcore": [1.0]}), 3)
     report.attempt("memory", "a case", raises(OSError("no room")))
     assert [found.is_wrong for found in report.rows] == [False, True]
-    assert report.facts("memory") == "memory: case 3: measured\nmemory: a case: vqcore FAILED: OSError: no room"
+    assert report.summary() == "memory: 2 cases\n    memory: a case: vqcore FAILED: OSError: no room"
 
 
 def test_parts_can_be_chosen():
     assert Report().cases("assign", [1], [2, 3]) == [1] and Report(quick=False).cases("assign", [1], [2, 3]) == [2, 3]
     chosen = Report(only="assign, fit")
     assert chosen.cases("fit", [1], []) == [1] and chosen.cases("pack", [1], []) == []
-    assert chosen.facts("pack") == "pack: left out"
+    assert chosen.summary() == "nothing was measured"
+
+
+def test_a_summary_says_who_agrees_in_all_cases_and_what_else_happened():
+    report = Report()
+    report.add("assign", "one", None, {"vqcore": [1.0]}, agrees={"a": True, "b": True})
+    report.add("assign", "two", None, {"vqcore": [1.0]}, agrees={"a": True, "b": False})
+    report.add("fit", "one", None, {"vqcore": [1.0]})
+    lines = ["assign: 2 cases, the same result from a", "    assign: two: a agrees, b DISAGREES", "fit: 1 case"]
+    assert report.summary().splitlines() == lines
+    assert [row.case for row in report.of("fit")] == ["one"] and len(report.of("fit", "assign")) == 3
 
 
 def test_the_page_names_every_row_and_shows_first_what_falls_short():

@@ -64,14 +64,14 @@ class Row:
 
     @property
     def share(self):
-        """The ratio as a share of the bar: 0 if `vqcore` was not measured, NaN if there is no bar or no peer."""
-        if OURS not in self.seconds:
+        """The ratio as a share of the bar: 0 if `vqcore` failed, NaN if there is no bar or no peer."""
+        if OURS in self.failed:
             return 0.0
         return math.nan if self.bar is None else self.ratio / self.bar
 
     @property
     def is_short(self):
-        """Whether the ratio is below the bar, or `vqcore` was not measured."""
+        """Whether the ratio is below the bar, or `vqcore` failed."""
         return self.share < 1
 
     @property
@@ -179,13 +179,21 @@ class Report:
         except Exception as error:
             self.add(work, case, None, {}, failed={OURS: _sentence(error)})
 
-    def of(self, work):
-        """The rows whose work begins with this name."""
-        return [row for row in self.rows if row.work.startswith(work)]
+    def of(self, *works):
+        """The rows whose work begins with one of these names."""
+        return [row for row in self.rows if row.work.startswith(works)]
 
-    def facts(self, work):
-        """What came out of a work, without times: a line for each case."""
-        return "\n".join(map(str, self.of(work))) or f"{work}: left out"
+    def summary(self):
+        """What came out, without times: for each work its cases, the peers that agree in all, and whatever else happened."""
+        lines = []
+        for work in dict.fromkeys(row.work for row in self.rows):
+            of_work = [row for row in self.rows if row.work == work]
+            peers = dict.fromkeys(name for row in of_work for name in row.agrees)
+            agreeing = [name for name in peers if all(row.agrees.get(name, True) for row in of_work)]
+            cases = f"{len(of_work)} case{'s' * (len(of_work) != 1)}"
+            lines.append(f"{work}: {cases}" + (f", the same result from {', '.join(agreeing)}" if agreeing else ""))
+            lines += [f"    {row}" for row in of_work if row.is_wrong or row.missing]
+        return "\n".join(lines) or "nothing was measured"
 
     @property
     def short(self):

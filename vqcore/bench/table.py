@@ -10,14 +10,18 @@ HEAD = ("work", "case", "vqcore, ms", "fastest peer", "its ms", "ratio", "quarti
 
 def as_text(rows):
     """Rows in columns for a notebook; those below their bar are marked."""
-    lines = [f"  {'work, case':58s}{'vqcore ms':>11s}  {'fastest peer':20s}{'ms':>11s}{'ratio':>9s}  {'quartiles':14s}{'bar':>5s}"]
+    lines = [f"  {'':52s}{'vqcore ms':>10s}  {'fastest peer':20s}{'ms':>9s}{'ratio':>9s}  {'quartiles':15s}{'bar':>5s}  result"]
     for row in rows:
         low, _, high = row.quartiles
         lines.append(
-            f"{'*' if row.is_short else ' '} {f'{row.work}: {row.case}'[:57]:58s}{_ms(row.best()):>11s}  {row.peer or '-':20s}"
-            f"{_ms(row.best(row.peer)):>11s}{row.ratio:9.2f}  {f'{low:.2f} to {high:.2f}':14s}{_bar(row):>5s}"
+            f"{'*' if row.is_short else ' '} {f'{row.work}: {row.case}'[:51]:52s}{_ms(row.best()):>10s}  {row.peer or '-':20s}"
+            f"{_ms(row.best(row.peer)):>9s}{row.ratio:9.2f}  {f'{low:.2f} to {high:.2f}':15s}{_bar(row):>5s}  {_result(row)}"
         )
     return "\n".join(lines + ["* below its bar, or failed"] * any(row.is_short for row in rows))
+
+
+def _result(row):
+    return "failed" if row.failed else "" if not row.agrees else "same" if all(row.agrees.values()) else "DIFFERS"
 
 
 def as_markdown(report, about, notes=()):
@@ -79,4 +83,4 @@ def _ms(seconds):
 
 
 def _bar(row):
-    return "-" if row.bar is None else f"{row.bar:g}"
+    return "-" if row.bar is None else f"{row.bar:.3g}"
