@@ -27,7 +27,7 @@ def pack(codes, n_bits, layout="dense"):
         InputError: the codes are not integers, or one of them does not fit.
     """
     n_bits, layout = as_count(n_bits, "n_bits", 1, 64), as_choice(layout, "layout", LAYOUTS)
-    flat = table_for(codes).to_points(codes, "codes", integers=True).reshape(-1)
+    flat = table_for(codes, "codes").to_points(codes, "codes", integers=True).reshape(-1)
     packing = packing_for(flat)
     if not packing.fits(flat, n_bits):
         low, high = table_for(flat).extent(flat)

@@ -6,24 +6,30 @@ is an `assert`, so `python -O` changes nothing.
 
 import math
 import numbers
+from functools import partial
 
 import numpy as np
 
 from vqcore.errors import InputError
-from vqcore.kernels import table_for
+from vqcore.kernels import passes, table_for
 
 # Squares of values in this range, and of differences 1e-16 as large, neither overflow nor vanish in float64.
 LARGEST, SMALLEST = 1e100, 1e-100
 
 
-def as_points(values, name="points", n_dims=(1, 2)):
+def as_points(values, name="points", n_dims=(1, 2), *, in_blocks=False, instead=None, axis=0):
     """The kernel table and the points as finite floats (n, dim) or (n,).
+
+    Args:
+        in_blocks: whether the caller takes dask arrays too; their values are checked when their blocks are computed.
+        instead: what to do with a dask array where the caller takes none.
+        axis: along which the points are counted.
 
     Raises:
         InputError: not an array of real numbers, empty, of another shape, not finite, or so large or
             small that squares leave float64.
     """
-    table = table_for(values)
+    table = table_for(values, name, in_blocks, instead)
     points = table.to_points(values, name)
     shape = tuple(points.shape)
     if len(shape) not in n_dims:
@@ -31,14 +37,12 @@ def as_points(values, name="points", n_dims=(1, 2)):
         raise InputError(f"{name} has shape {shape}: it must be {allowed}")
     if 0 in shape:
         raise InputError(f"{name} has shape {shape}: at least one point and one dimension are needed")
-    low, high = table.extent(points)
-    _check_extent(low, high, name)
-    return table, points
+    return table, passes.bounded(table, points, partial(_check_extent, name=name), axis)
 
 
 def as_table(values, name, shape=None):
     """A small finite float64 numpy array from any library; an entry of None in `shape` is free."""
-    table = table_for(values)
+    table = table_for(values, name)
     host = np.array(table.to_host(table.to_points(values, name)), dtype=np.float64)
     if shape is not None:
         ok = host.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, host.shape))
@@ -56,15 +60,11 @@ def as_codebook(values, points, name="codebook"):
     return as_table(values, name, (None,) + tuple(points.shape[1:]))
 
 
-def as_codes(codes, n_codewords, name="codes"):
+def as_codes(codes, n_codewords, name="codes", in_blocks=False):
     """The kernel table and integer codes of any shape, each in [0, n_codewords)."""
-    table = table_for(codes)
+    table = table_for(codes, name, in_blocks)
     codes = table.to_points(codes, name, integers=True)
-    if math.prod(codes.shape):
-        low, high = table.extent(codes)
-        if low < 0 or high >= n_codewords:
-            raise InputError(f"{name} reach from {low} to {high}: with {n_codewords} codewords they must lie in [0, {n_codewords - 1}]")
-    return table, codes
+    return table, passes.bounded(table, codes, partial(_check_codes, n_codewords=n_codewords, name=name))
 
 
 def as_count(value, name, low=1, high=None, hint=""):
@@ -103,17 +103,19 @@ def as_sample_weight(values, points, name="sample_weight"):
     """Non-negative float64 weights (n,) of the points' own library and device, or None."""
     if values is None:
         return None
-    table = table_for(values)
-    weights = np.array(table.to_host(table.to_points(values, name)), dtype=np.float64)
-    if weights.shape != (points.shape[0],):
-        raise InputError(f"{name} has shape {weights.shape}: it must be ({points.shape[0]},)")
-    if not np.isfinite(weights).all():
+    table, home = table_for(values, name, in_blocks=True), table_for(points, in_blocks=True)
+    weights = table.to_points(values, name)
+    if tuple(weights.shape) != (points.shape[0],):
+        raise InputError(f"{name} has shape {tuple(weights.shape)}: it must be ({points.shape[0]},)")
+    weights = passes.beside(home, points, table, weights)
+    low, high = table_for(weights, in_blocks=True).extent(weights)
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise InputError(f"{name} holds NaN or infinity: remove or replace such values first")
-    if weights.min() < 0 or not weights.max() > 0:
-        raise InputError(f"{name} reaches from {weights.min():g} to {weights.max():g}: weights must not be negative, nor all zero")
+    if low < 0 or not high > 0:
+        raise InputError(f"{name} reaches from {low:g} to {high:g}: weights must not be negative, nor all zero")
     # Weights are relative: a power of two changes no digit, and keeps their sums in range.
-    weights = np.ldexp(weights, -int(np.frexp(weights.max())[1])) if not 1e-30 < weights.max() < 1e30 else weights
-    return table_for(points).from_host(weights, points)
+    weights = np.ldexp(weights, -int(np.frexp(high)[1])) if not 1e-30 < high < 1e30 else weights
+    return home.from_host(weights, points)
 
 
 def as_generator(seed, name="seed"):
@@ -132,3 +134,8 @@ def _check_extent(low, high, name):
             f"{name} reaches {largest:g}: squared distances leave the range of float64; "
             f"rescale by a power of two to magnitudes between {SMALLEST:g} and {LARGEST:g}"
         )
+
+
+def _check_codes(low, high, n_codewords, name):
+    if low < 0 or high >= n_codewords:
+        raise InputError(f"{name} reach from {low} to {high}: with {n_codewords} codewords they must lie in [0, {n_codewords - 1}]")

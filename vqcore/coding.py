@@ -3,6 +3,7 @@
 import numpy as np
 
 from vqcore import checks
+from vqcore.kernels import passes
 
 
 def assign(points, codebook):
@@ -11,13 +12,14 @@ def assign(points, codebook):
     The codes are those of exact arithmetic, far from the origin too; a tie goes to the lowest index.
 
     Args:
-        points: (n, dim), or (n,) with a codebook (n_codewords,); any float or integer type, numpy or torch.
+        points: (n, dim), or (n,) with a codebook (n_codewords,); any float or integer type, numpy or torch; or a dask
+            array, then the answers are dask arrays that nothing has computed yet.
         codebook: (n_codewords, dim) or (n_codewords,).
 
     Raises:
         InputError: shapes that do not fit, values that are not finite or leave the range of squares.
     """
-    table, points = checks.as_points(points)
+    table, points = checks.as_points(points, in_blocks=True)
     return table.assign(points, checks.as_codebook(codebook, points))
 
 
@@ -29,25 +31,29 @@ def encode(points, codebook):
 def decode(codes, codebook):
     """The codewords (..., dim), or (...) in one dimension, that the codes stand for.
 
-    They have the codebook's float type; float16 comes back as float32, integers as float64.
+    They have the codebook's float type; float16 comes back as float32, integers as float64. Codes in a dask array
+    give a dask array.
 
     Raises:
         InputError: codes that are not integers in [0, n_codewords).
     """
     book_table, book = checks.as_points(codebook, "codebook")
-    table, codes = checks.as_codes(codes, book.shape[0])
+    table, codes = checks.as_codes(codes, book.shape[0], in_blocks=True)
     if book_table is not table or str(getattr(book, "device", "")) != str(getattr(codes, "device", "")):
         book = table.from_host(book_table.to_host(book), codes)
-    return book[codes]
+    return passes.row_by_row(table, _codewords, codes, book)
+
+
+def _codewords(table, codes, codebook):
+    return codebook[codes]
 
 
 def distortion(points, codebook, sample_weight=None):
     """Mean of the squared distance between a point and its nearest codeword, a float."""
-    table, points = checks.as_points(points)
+    table, points = checks.as_points(points, in_blocks=True)
     codebook = checks.as_codebook(codebook, points)
     sample_weight = checks.as_sample_weight(sample_weight, points)
-    codes, sq_dists = table.assign(points, codebook)
-    return cell_shares(table, codes, sq_dists, len(codebook), sample_weight)[1]
+    return passes.shares(table, points, codebook, sample_weight)[2]
 
 
 def edges_between(ascending):

@@ -13,6 +13,7 @@ import numpy as np
 from vqcore import checks
 from vqcore.errors import EmptyCellError, InputError
 from vqcore.fit import Fit
+from vqcore.kernels import passes
 from vqcore.lloyd import STARTS, fit_lloyd
 from vqcore.progress import progress_bar
 
@@ -38,6 +39,7 @@ def fit_em(
     """A codebook (n_codewords, in_features) for the columns of a weight matrix (in_features, n), by hard EM.
 
     Args:
+        matrix: numpy, torch or dask (chunked by columns, and then without `gram`).
         n_steps: steps at most; each moves the codewords to the means of their cells, then finds the codes anew.
         eps: how far beside the mean of a divided cell an idle codeword is put, in standard deviations of that cell.
         max_tentatives: attempts per step to repair all empty cells. The first divides the cells with the largest
@@ -59,7 +61,8 @@ def fit_em(
         InputError: bad arguments, or fewer distinct columns than codewords.
         EmptyCellError: cells are still empty after `max_tentatives`; nothing is returned or changed.
     """
-    table, matrix = checks.as_points(matrix, "matrix", n_dims=(2,))
+    instead = None if gram is None else "with gram, pass matrix.compute()"
+    table, matrix = checks.as_points(matrix, "matrix", n_dims=(2,), in_blocks=gram is None, instead=instead, axis=1)
     eps = checks.as_real(eps, "eps", low=0.0, high=1.0, open_low=True)
     max_tentatives = checks.as_count(max_tentatives, "max_tentatives", low=0)
     n_steps, tol = checks.as_count(n_steps, "n_steps", low=0), checks.as_real(tol, "tol", low=0.0)
@@ -125,10 +128,9 @@ class _Cells(NamedTuple):
         return codebook if self.root is None else codebook @ self.root
 
     def evaluate(self, codebook):
-        n_codewords = len(codebook)
-        codes, sq_dists = self.table.assign(self.seen, self.see(codebook))
-        sums, mass = self.table.accumulate(self.points, codes, n_codewords)
-        sq_errors, _ = self.table.accumulate(sq_dists, codes, n_codewords)
+        codes, sq_dists, sums, mass, sq_errors = passes.moments(
+            self.table, self.points, codebook, None, self.seen, self.see(codebook)
+        )
         # A codeword that all its columns lie on stays: a rounded mean could only be worse.
         means, moves = codebook.copy(), sq_errors > 0
         means[moves] = sums[moves] / mass[moves, None]
@@ -201,11 +203,9 @@ def _repaired(cells, state, vacant, eps, rng):
 
 def _farthest(cells, state, wanted):
     """At most `wanted` distinct columns (m, dim), farthest from their codewords first."""
-    sq_dists = cells.table.to_host(state.sq_dists)
-    m = min(len(sq_dists), 64 + 8 * wanted)  # some spare ones, as many columns may be equal
-    far = np.sort(np.argpartition(-sq_dists, m - 1)[:m])
-    far = far[np.argsort(-sq_dists[far], kind="stable")]
-    places = cells.rows(far[sq_dists[far] > 0])
+    # Some spare ones, as many columns may be equal.
+    far, sq_dists = passes.largest(cells.table, state.sq_dists, 64 + 8 * wanted)
+    places = cells.rows(far[sq_dists > 0])
     _, first = np.unique(places, axis=0, return_index=True)
     return places[np.sort(first)][:wanted]
 

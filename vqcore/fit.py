@@ -25,7 +25,9 @@ class Certificate:
 class Fit:
     """A codebook with its codes, weights and distortion, and every step that led to it.
 
-    The points' own kind of array throughout: numpy gives numpy, a tensor gives tensors on its device.
+    The points' own kind of array throughout: numpy gives numpy, a tensor gives tensors on its device. Of a dask array
+    the codes are a dask array that is computed when asked for, and all that is small is numpy; to store such a fit,
+    `dataclasses.replace(fit, codes=fit.codes.compute())`.
 
     Attributes:
         codebook: (n_codewords, dim), or (n_codewords,) ascending for one-dimensional points; float64.

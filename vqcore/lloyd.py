@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vqcore import checks
-from vqcore.coding import cell_shares, edges_between
+from vqcore.coding import edges_between
 from vqcore.errors import EmptyCellError, InputError
 from vqcore.fit import Fit
+from vqcore.kernels import passes
 from vqcore.progress import progress_bar
 
 STARTS = ("k-means++", "random")
@@ -27,7 +28,8 @@ def fit_lloyd(
     One-dimensional points are sorted once; a step then costs O(n_codewords log n), whatever n.
 
     Args:
-        points: (n, dim) or (n,), numpy or torch.
+        points: (n, dim) or (n,), numpy, torch or dask. A dask array is read once for every step, and for every codeword
+            of a "k-means++" start; `codes` are then a dask array that is computed when asked for.
         start: "k-means++" (Arthur and Vassilvitskii 2007), "random" (drawn without replacement), or the codewords themselves.
         n_steps: steps at most.
         tol: stop when the distortion falls by less than this share; 0 stops only when nothing moves.
@@ -43,7 +45,7 @@ def fit_lloyd(
         InputError: bad arguments, or fewer distinct points than codewords (unless they may be dropped or kept).
         EmptyCellError: an empty cell with empty="error".
     """
-    table, points = checks.as_points(points)
+    table, points = checks.as_points(points, in_blocks=True)
     n_steps = checks.as_count(n_steps, "n_steps", low=0)
     tol = checks.as_real(tol, "tol", low=0.0)
     checks.as_choice(empty, "empty", POLICIES)
@@ -97,9 +99,7 @@ class _Cells(NamedTuple):
     sample_weight: Any
 
     def evaluate(self, codebook):
-        codes, sq_dists = self.table.assign(self.points, codebook)
-        sums, mass = self.table.accumulate(self.points, codes, len(codebook), self.sample_weight)
-        sq_errors, _ = self.table.accumulate(sq_dists, codes, len(codebook), self.sample_weight)
+        codes, sq_dists, sums, mass, sq_errors = passes.moments(self.table, self.points, codebook, self.sample_weight)
         # A codeword that all its points lie on stays: a rounded mean could only be worse.
         means, moves = codebook.copy(), sq_errors > 0
         means[moves] = sums[moves] / mass[moves, None]
@@ -188,12 +188,9 @@ def _farthest(cells, sq_dists, wanted):
     """At most `wanted` distinct points (m, dim), farthest from their codewords first."""
     if cells.sample_weight is not None:
         sq_dists = sq_dists * (cells.sample_weight > 0)
-    sq_dists = cells.table.to_host(sq_dists)
     # Some spare ones, as many points may lie on one spot.
-    m = min(len(sq_dists), 64 + 8 * wanted)
-    far = np.sort(np.argpartition(-sq_dists, m - 1)[:m])
-    far = far[np.argsort(-sq_dists[far], kind="stable")]
-    places = _rows(cells.table, cells.points, far[sq_dists[far] > 0])
+    far, sq_dists = passes.largest(cells.table, sq_dists, 64 + 8 * wanted)
+    places = _rows(cells.table, cells.points, far[sq_dists > 0])
     _, first = np.unique(places, axis=0, return_index=True)
     return places[np.sort(first)][:wanted]
 
@@ -219,11 +216,12 @@ def _start(table, points, n_codewords, start, sample_weight, rng, empty):
         return codebook
     checks.as_choice(start, "start", STARTS)
     if start == "random":
-        alive = np.arange(points.shape[0])
+        alive = n_alive = points.shape[0]
         if sample_weight is not None:
             alive = np.flatnonzero(table.to_host(sample_weight) > 0)
-        if len(alive) < n_codewords:
-            raise InputError(f"n_codewords={n_codewords} but only {len(alive)} points with a positive weight")
+            n_alive = len(alive)
+        if n_alive < n_codewords:
+            raise InputError(f"n_codewords={n_codewords} but only {n_alive} points with a positive weight")
         chosen = rng.choice(alive, n_codewords, replace=False)
         return _rows(table, points, chosen)
     return _start_far_apart(table, points, n_codewords, sample_weight, rng, empty)
@@ -250,7 +248,7 @@ def _start_far_apart(table, points, n_codewords, sample_weight, rng, empty):
             raise InputError(_too_few(n_codewords, len(codebook)))
         codeword = _rows(table, points, drawn)
         codebook = np.concatenate([codebook, codeword])
-        sq_dists = table.nearer(points, codeword, sq_dists)
+        sq_dists = passes.nearer(table, points, codebook, sq_dists)
     return codebook
 
 
@@ -262,8 +260,7 @@ def _rows(table, points, ids):
 def _finish(table, points, sample_weight, story, repairs, converged):
     """The fit: codes of the last codebook, and weights and distortion of those very codes."""
     codebook = story[-1][0]
-    codes, sq_dists = table.assign(points, codebook)
-    weights, distortion = cell_shares(table, codes, sq_dists, len(codebook), sample_weight)
+    codes, weights, distortion = passes.shares(table, points, codebook, sample_weight)
     codebooks = tuple(table.from_host(book, points) for book, _ in story)
     return Fit(
         codebook=table.from_host(codebook.copy(), points),

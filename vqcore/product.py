@@ -12,10 +12,15 @@ import numpy as np
 from vqcore import checks
 from vqcore.coding import cell_shares
 from vqcore.errors import InputError
+from vqcore.kernels import passes
 from vqcore.lloyd import STARTS, fit_lloyd
 from vqcore.progress import progress_bar
 
 METRICS = ("euclidean", "inner product")
+ON_A_SAMPLE = (
+    "find the rotation on a sample, ProductQuantizer(..., rotation='optimized').fit(points[::100].compute()) for "
+    "example, and encode the dask array with that"
+)
 BLOCK_BYTES = 64 * 2**20  # of points, tables or accumulators in float64, held at a time
 
 
@@ -70,7 +75,9 @@ class ProductQuantizer:
         Raises:
             InputError: a dimension that n_subspaces does not divide, fewer points than codewords, bad points.
         """
-        table, points = checks.as_points(points, n_dims=(2,))
+        optimized = isinstance(self._wanted, str)
+        instead = ON_A_SAMPLE if optimized else None
+        table, points = checks.as_points(points, n_dims=(2,), in_blocks=not optimized, instead=instead)
         n, dim = points.shape
         if dim % self.n_subspaces:
             raise InputError(f"n_subspaces={self.n_subspaces} does not divide the dimension {dim} of the points")
@@ -81,7 +88,6 @@ class ProductQuantizer:
         checks.as_choice(start, "start", STARTS)
         n_steps, rng = checks.as_count(n_steps, "n_steps", low=0), checks.as_generator(seed)
         n_rotations = checks.as_count(n_rotations, "n_rotations", low=0)
-        optimized = isinstance(self._wanted, str)
         plan = _Plan(self.n_subspaces, self.n_codewords, start, n_steps, n_rotations, rng)
         with progress_bar(self.n_subspaces * (1 + optimized) + optimized * n_rotations, repr(self), progress) as bar:
             if optimized:
@@ -93,26 +99,19 @@ class ProductQuantizer:
         return self
 
     def encode(self, points):
-        """Codes (n, n_subspaces) of points (n, dim): uint8 up to 256 codewords, then uint16 (int32 in torch)."""
-        table, points = self._as_points(points, "points")
-        codes = _lookup(table).empty_codes(points.shape[0], self.n_subspaces, self.n_codewords, points)
-        for rows in _blocks(points.shape[0], self.dim):
-            _lookup(table).encode(_rotated(table, points[rows], self.rotation), self.codebooks, codes[rows])
-        return codes
+        """Codes (n, n_subspaces) of points (n, dim): uint8 up to 256 codewords, then uint16 (int32 in torch).
+
+        Points in a dask array give a dask array of codes that nothing has computed yet.
+        """
+        table, points = self._as_points(points, "points", in_blocks=True)
+        return passes.row_by_row(table, _encode, points, self.codebooks, self.rotation)
 
     def decode(self, codes, dtype="float64"):
-        """The points (n, dim) that codes (n, n_subspaces) stand for, as "float64" or "float32"."""
-        table, codes = self._as_codes(codes)
+        """The points (n, dim) that codes (n, n_subspaces) stand for, as "float64" or "float32"; dask gives dask."""
+        table, codes = self._as_codes(codes, in_blocks=True)
         dtype = getattr(dtype, "__name__", str(dtype)).removeprefix("torch.")
         dtype = checks.as_choice(dtype, "dtype", ("float64", "float32"))
-        if self.rotation is None:
-            return _lookup(table).decode(codes, self.codebooks, dtype)
-        points = table.from_host(np.empty((codes.shape[0], self.dim), dtype), codes)
-        back = table.from_host(np.ascontiguousarray(self.rotation.T), codes)
-        # Turned back in float64, whatever the answer is rounded to: far from the origin a float32 product is off.
-        for rows in _blocks(codes.shape[0], self.dim):
-            points[rows] = _lookup(table).decode(codes[rows], self.codebooks, "float64") @ back
-        return points
+        return passes.row_by_row(table, _decode, codes, self.codebooks, self.rotation, dtype)
 
     def distance_tables(self, queries, metric="euclidean"):
         """Tables (n_queries, n_subspaces, n_codewords), float64, of squared distances between parts.
@@ -174,16 +173,16 @@ class ProductQuantizer:
         if self.codebooks is None:
             raise InputError("this ProductQuantizer has no codebooks yet: call fit(points) first")
 
-    def _as_points(self, points, name):
+    def _as_points(self, points, name, in_blocks=False):
         self._check_fitted()
-        table, points = checks.as_points(points, name, n_dims=(2,))
+        table, points = checks.as_points(points, name, n_dims=(2,), in_blocks=in_blocks)
         if points.shape[1] != self.dim:
             raise InputError(f"{name} has shape {tuple(points.shape)}: it must be (n, {self.dim}), as in fit")
         return table, points
 
-    def _as_codes(self, codes):
+    def _as_codes(self, codes, in_blocks=False):
         self._check_fitted()
-        table, checked = checks.as_codes(codes, self.n_codewords)
+        table, checked = checks.as_codes(codes, self.n_codewords, in_blocks=in_blocks)
         if checked.ndim != 2 or checked.shape[1] != self.n_subspaces:
             raise InputError(f"codes has shape {tuple(checked.shape)}: it must be (n, {self.n_subspaces})")
         return table, checked
@@ -193,6 +192,28 @@ def _lookup(table):
     """The look-ups that belong to a table of kernels: the same names, once per array library."""
     home = {"compiled": "lookup", "shared": "lookup_shared", "tensors": "lookup_tensors"}
     return import_module("vqcore.kernels." + home[table.__name__.rpartition(".")[2]])
+
+
+def _encode(table, points, codebooks, rotation):
+    """The codes of points in memory."""
+    n_subspaces, n_codewords, _ = codebooks.shape
+    codes = _lookup(table).empty_codes(points.shape[0], n_subspaces, n_codewords, points)
+    for rows in _blocks(*points.shape):
+        _lookup(table).encode(_rotated(table, points[rows], rotation), codebooks, codes[rows])
+    return codes
+
+
+def _decode(table, codes, codebooks, rotation, dtype):
+    """The points that codes in memory stand for."""
+    lookup, dim = _lookup(table), codebooks.shape[0] * codebooks.shape[2]
+    if rotation is None:
+        return lookup.decode(codes, codebooks, dtype)
+    points = table.from_host(np.empty((codes.shape[0], dim), dtype), codes)
+    back = table.from_host(np.ascontiguousarray(rotation.T), codes)
+    # Turned back in float64, whatever the answer is rounded to: far from the origin a float32 product is off.
+    for rows in _blocks(codes.shape[0], dim):
+        points[rows] = lookup.decode(codes[rows], codebooks, "float64") @ back
+    return points
 
 
 def _as_rotation(rotation):

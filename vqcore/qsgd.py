@@ -165,7 +165,7 @@ class QSGD:
 
     def _open(self, vector):
         """The values flat, as float32 or float64, the vector's shape, its dtype by name, and the size of a bucket."""
-        table = table_for(vector)
+        table = table_for(vector, "vector")
         points = table.to_points(vector, "vector")
         dtype = _name(getattr(vector, "dtype", points.dtype))
         dtype = dtype if dtype in ("float16", "bfloat16") else _name(points.dtype)

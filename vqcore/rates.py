@@ -194,7 +194,7 @@ def _bound(constants, law, rate, variance):
 
 
 def _as_ids(ids, name):
-    table = table_for(ids)
+    table = table_for(ids, name)
     host = np.asarray(table.to_host(table.to_points(ids, name, integers=True)))
     if host.ndim != 2 or 0 in host.shape:
         raise InputError(f"{name} has shape {host.shape}: it must be (n_queries, n_neighbors)")

@@ -8,7 +8,7 @@ codebooks (n_codewords,). Callers have passed the door (`vqcore.checks`) before 
     to_points(values)                     an array of floats of this library from whatever came
     from_host(table, like)                a numpy array as an array of this library, beside `like`
     to_host(array)                        an array of this library as numpy
-    extent(points)                        smallest and largest value; NaN if any value is NaN
+    extent(points)                        smallest and largest value; not finite if any value is not
     assign(points, codebook)              codes (n,) int64 and sq_dists (n,) float64 of the nearest codewords
     accumulate(values, codes, n_codewords, sample_weight=None)
                                           tables: sum of the values per cell, and number (or weight) per cell
@@ -17,13 +17,32 @@ codebooks (n_codewords,). Callers have passed the door (`vqcore.checks`) before 
                                           tables: mass, mean and squared error of every interval between edges
     nearer(points, codewords, sq_dists)   the smaller of sq_dists and the distance to the nearest of a few codewords
     draw(weights, uniforms)               positions drawn with probability proportional to the weights
+
+What algorithms ask in one breath is in `vqcore.kernels.passes`: made of these ten, or by a table that has its own way.
 """
+
+import os
+import sys
 
 from vqcore.errors import InputError
 
+# One variable caps the threads of every numerical library, numba's too, which reads its own when it is imported.
+if os.environ.get("OMP_NUM_THREADS", "").isdigit() and "numba" not in sys.modules:
+    os.environ.setdefault("NUMBA_NUM_THREADS", str(max(1, int(os.environ["OMP_NUM_THREADS"]))))
 
-def table_for(array):
-    """The kernel table for this array; anything that is not a tensor is for numpy to understand."""
+INSTEAD = (
+    "pass {name}.compute(), or a sample if that does not fit into memory (points or codes may be dask arrays in "
+    "fit_lloyd, fit_em, ProductQuantizer, assign, encode, decode and distortion)"
+)
+
+
+def table_for(array, name="the array", in_blocks=False, instead=None):
+    """The kernel table for this array; anything that is not a tensor is for numpy to understand.
+
+    Args:
+        in_blocks: whether the caller can work on a dask array, block by block.
+        instead: what to do where it cannot.
+    """
     # The library is told by the type's module, so that torch is not imported to look at a numpy array.
     library = type(array).__module__.partition(".")[0]
     if library == "torch" or _is_tensor(array):
@@ -34,8 +53,12 @@ def table_for(array):
         from vqcore.kernels import tensors
 
         return tensors
-    if library == "dask":
-        raise InputError("dask arrays are not supported yet: pass numpy or torch, for example points.compute()")
+    if library.startswith("dask"):
+        if not in_blocks:
+            raise InputError(f"{name} is a dask array, which cannot be used here: {instead or INSTEAD.format(name=name)}")
+        from vqcore.kernels import blocks
+
+        return blocks
     from vqcore.kernels import compiled
 
     return compiled

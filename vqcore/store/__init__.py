@@ -75,7 +75,7 @@ def _as_host(name, array):
     if np.ma.is_masked(array):
         raise InputError(f"{name} is a masked array with masked entries: fill or drop them first")
     try:
-        host = np.asarray(table_for(array).to_host(array))
+        host = np.asarray(table_for(array, name).to_host(array))
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} cannot be stored: {error}") from None
     little = host.dtype.newbyteorder("<")
