@@ -94,7 +94,8 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
                     bar.update()
     finally:
         # Also of what was done before an interruption.
-        failures.sort(key=lambda found: found["key"])
+        places = {run.key: place for place, run in enumerate(runs)}
+        failures.sort(key=lambda found: places[found["key"]])
         rows = write_table(folder, notebook, failures)
     return Study(folder, runs, rows, failures, counts["earlier"])
 
