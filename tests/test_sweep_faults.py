@@ -1,10 +1,12 @@
 """What machines do to a study: deaths, hangs, full disks, two sweeps at once; and that nothing leaks from run to run."""
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -321,6 +323,16 @@ def test_a_scheduler_and_workers_of_their_own(tmp_path, notebook, mark):
         for process in started:
             process.wait(30)
     wait_until(lambda: not processes(mark), 20)
+
+
+def test_a_busy_port_is_no_news(tmp_path, notebook):
+    """Dask's own page would like port 8787, where another cluster's may be."""
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # then it is taken already
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        done = sweep(notebook, tmp_path / "runs", "-p", "n=1", "--workers", 1)
+    assert done.returncode == 0 and "8787" not in done.stderr + done.stdout, done.stdout + done.stderr
 
 
 @pytest.mark.slow

@@ -161,7 +161,9 @@ class _Cluster:
                     n_workers=self.n_workers,
                     threads_per_worker=1,
                     host="127.0.0.1",
-                    dashboard_address=None,
+                    # Without an address the scheduler takes port 8787 for its pages all the same, and warns if it is busy.
+                    dashboard_address="127.0.0.1:0",
+                    scheduler_kwargs={"dashboard": False},
                     # Kernels are processes of their own: the memory of a worker says nothing about them.
                     memory_limit=None,
                     silence_logs=logging.CRITICAL,
