@@ -77,7 +77,7 @@ def fit_lloyd(
             repairs.append(n_repairs)
             converged = tol > 0 and n_repairs == 0 and story[-2][1] - state.distortion <= tol * story[-2][1]
             bar.update()
-    return _finish(table, points, sample_weight, story, repairs, converged)
+    return _finish(table, points, sample_weight, story, state, repairs, converged)
 
 
 class _State(NamedTuple):
@@ -91,15 +91,15 @@ class _State(NamedTuple):
     sq_dists: Any = None
 
 
-class _Cells(NamedTuple):
-    """Points of several dimensions: every point is assigned anew."""
+class _Cells:
+    """Points of several dimensions, each assigned anew unless its code cannot have changed."""
 
-    table: Any
-    points: Any
-    sample_weight: Any
+    def __init__(self, table, points, sample_weight):
+        self.table, self.points, self.sample_weight = table, points, sample_weight
+        self.follow = passes.follow(table, points, sample_weight)
 
     def evaluate(self, codebook):
-        codes, sq_dists, sums, mass, sq_errors = passes.moments(self.table, self.points, codebook, self.sample_weight)
+        codes, sq_dists, sums, mass, sq_errors = self.follow(codebook)
         # A codeword that all its points lie on stays: a rounded mean could only be worse.
         means, moves = codebook.copy(), sq_errors > 0
         means[moves] = sums[moves] / mass[moves, None]
@@ -257,10 +257,13 @@ def _rows(table, points, ids):
     return np.array(table.to_host(points[ids]), dtype=np.float64)
 
 
-def _finish(table, points, sample_weight, story, repairs, converged):
+def _finish(table, points, sample_weight, story, state, repairs, converged):
     """The fit: codes of the last codebook, and weights and distortion of those very codes."""
     codebook = story[-1][0]
-    codes, weights, distortion = passes.shares(table, points, codebook, sample_weight)
+    if state.codes is None:
+        codes, weights, distortion = passes.shares(table, points, codebook, sample_weight)
+    else:
+        codes, weights, distortion = state.codes, state.mass / state.mass.sum(), state.distortion
     codebooks = tuple(table.from_host(book, points) for book, _ in story)
     return Fit(
         codebook=table.from_host(codebook.copy(), points),

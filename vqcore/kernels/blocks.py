@@ -8,18 +8,29 @@ changes a bit. Whatever scheduler Dask is set to does the work: threads, process
 Beside the ten kernels stand the passes for which points in memory need none of their own (`passes`).
 """
 
+import os
 from functools import partial
 from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
 import numpy as np
+from dask.base import tokenize
 
 from vqcore.errors import InputError
 from vqcore.kernels import compiled, one_block
 
 FAN_IN = 16  # rows of a table that are added together
 KEPT_BYTES = 32 * 2**20  # of squared distances kept while codewords are added one by one; more are computed anew
+
+
+def of_file(path, array, n_rows):
+    """A dask array over the memory-mapped array of a .npy file, in blocks of so many rows."""
+    path, n = os.path.abspath(path), len(array)
+    sizes = (n_rows,) * (n // n_rows) + ((n % n_rows,) if n % n_rows or not n else ())
+    name = "npy-file-" + tokenize(path, os.stat(path).st_mtime_ns, array.shape, array.dtype, n_rows)
+    chunks, meta = (sizes,) + tuple((extent,) for extent in array.shape[1:]), np.empty((0,) * array.ndim, array.dtype)
+    return da.map_blocks(partial(one_block.rows_of_file, path=path), name=name, chunks=chunks, meta=meta)
 
 
 def to_points(values, name="points", integers=False):

@@ -6,13 +6,11 @@ other needs to be looked at. The others are gathered and searched as in `nearest
 arithmetic, and sums are added up in the order of `accumulate`: not a bit depends on what was skipped.
 """
 
-import functools
-
 import numpy as np
-from numba import njit, prange
 
 from vqcore.kernels import compiled
-from vqcore.kernels.nearest import LANES, decide, error_of_score, parted, search_lanes, sq_dist
+from vqcore.kernels.compiling import frozen, njit, prange, threads_for
+from vqcore.kernels.nearest import LANES, decide, error_of_score, largest_norm, parted, search_lanes, sq_dist
 
 BLOCK_VALUES = 2**16  # values of the points that are looked at, searched and added up while they are in the cache
 
@@ -24,8 +22,8 @@ class Steps:
     """
 
     def __init__(self, points, sample_weight=None):
-        self.points = compiled.frozen(points)
-        self.weights = compiled.frozen(np.ones(1, np.int64) if sample_weight is None else sample_weight)
+        self.points = frozen(points)
+        self.weights = frozen(np.ones(1, np.int64) if sample_weight is None else sample_weight)
         self.codebook = None
 
     def moments(self, codebook):
@@ -37,13 +35,12 @@ class Steps:
         else:
             drifts = _drifts(self.codebook, codebook)
         screen, n_slabs = compiled.screen(codebook, work), compiled.n_slabs(n, len(codebook))
-        with compiled.threads_for(codebook.size * n // 8):
+        with threads_for(codebook.size * n // 8):
             *parts, searched = step(
                 self.points, self.weights, codebook, *screen, drifts, self.codes, self.bounds, self.sq_dists, n_slabs
             )
         self.codebook, self.n_searched = codebook.copy(), int(searched.sum())
-        # One slab after another, as `accumulate` adds them; numpy's own sum goes pairwise where it can.
-        return self.codes, self.sq_dists, *(functools.reduce(np.add, part) for part in parts)
+        return self.codes, self.sq_dists, *map(compiled.merged, parts)
 
 
 def _drifts(before, codebook):
@@ -108,7 +105,7 @@ def _search(points, some, codebook, shift, scores_by, half_norms, slack, floor, 
             lanes[d * LANES + lane] = row[d] - shift[d]
     lane_codes = np.zeros(LANES, np.int32)
     norms, best, second = search_lanes(lanes, scores_by, half_norms, lane_codes)
-    largest = np.sqrt(2 * np.max(half_norms[:n_codewords]))
+    largest = largest_norm(half_norms, n_codewords)
     for lane in range(len(some)):
         i, code = some[lane], np.int64(lane_codes[lane])
         if n_codewords > 1 and not parted(best[lane], second[lane], norms[lane], largest, slack, floor):

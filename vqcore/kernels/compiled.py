@@ -1,23 +1,15 @@
 """numpy arrays, by numba: blocks of fixed size run in parallel, so that no thread count changes a bit."""
 
-import os
-import sys
-from contextlib import contextmanager
+import functools
 from typing import NamedTuple
 
 import numpy as np
 
-# One variable caps the threads of every numerical library, this one included: numba reads its own when imported.
-if os.environ.get("OMP_NUM_THREADS", "").isdigit() and "numba" not in sys.modules:
-    os.environ.setdefault("NUMBA_NUM_THREADS", str(max(1, int(os.environ["OMP_NUM_THREADS"]))))
-
-from numba import get_num_threads, njit, prange, set_num_threads  # noqa: E402
-
-from vqcore.errors import InputError  # noqa: E402
-from vqcore.kernels import nearest as _nearest  # noqa: E402
+from vqcore.errors import InputError
+from vqcore.kernels import nearest as _nearest
+from vqcore.kernels.compiling import SMALL, frozen, njit, prange, threads_for
 
 LEAF = 64  # points in a leaf of the moment tree
-SMALL = 2**19  # operations that one thread does sooner than others wake up
 
 
 def to_points(values, name="points", integers=False):
@@ -114,7 +106,19 @@ def accumulate(values, codes, n_codewords, sample_weight=None):
     with threads_for(4 * rows.size):
         slabs = n_slabs(len(rows), n_codewords)
         sums, mass = _accumulate(frozen(rows), frozen(codes), n_codewords, frozen(weights), slabs)
-    return sums.reshape((n_codewords,) + values.shape[1:]), mass
+    return merged(sums).reshape((n_codewords,) + values.shape[1:]), merged(mass)
+
+
+def merged(parts):
+    """The sum of the tables of all slabs, one slab after another: numpy's own sum goes pairwise where it can."""
+    return functools.reduce(np.add, parts)
+
+
+def follow(points, sample_weight=None):
+    """A function from one codebook after another to codes, sq_dists and per cell sum, mass and squared error."""
+    from vqcore.kernels.bounds import Steps  # which needs this module
+
+    return Steps(points, sample_weight).moments
 
 
 class Ordered(NamedTuple):
@@ -171,44 +175,6 @@ def draw(weights, uniforms):
         return _draw(frozen(weights), np.asarray(uniforms, dtype=np.float64))
 
 
-_used = _forked = False
-
-
-def _after_fork():
-    global _forked
-    _forked = _used
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-@contextmanager
-def threads_for(operations):
-    """One thread for a small piece of work. No result depends on it: where others are busy, waking is what costs."""
-    n_threads = get_num_threads()
-    set_num_threads(n_threads if operations >= SMALL else 1)
-    try:
-        yield
-    finally:
-        set_num_threads(n_threads)
-
-
-def frozen(array):
-    """A read-only view: numba compiles read-only and writable arrays apart, so all come as one."""
-    global _used
-    if _forked:
-        # The threads did not survive the fork, and GNU OpenMP would end the process without a word.
-        raise RuntimeError(
-            "this process was forked after vqcore had started its threads: start workers by 'spawn' or 'forkserver', "
-            "or fork before the first use of vqcore"
-        )
-    _used = True
-    view = array.view()
-    view.flags.writeable = False
-    return view
-
-
 @njit(cache=True, nogil=True)
 def _extents(values):
     """Smallest and largest of each of many runs, in one pass; NaN where a run holds one."""
@@ -244,10 +210,7 @@ def _accumulate(rows, codes, n_codewords, weights, n_slabs):
             part_mass[slab, codes[i]] += weight
             for d in range(dim):
                 part_sums[slab, codes[i], d] += weight * np.float64(rows[i, d])
-    for slab in range(1, n_slabs):
-        part_sums[0] += part_sums[slab]
-        part_mass[0] += part_mass[slab]
-    return part_sums[0], part_mass[0]
+    return part_sums, part_mass
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -325,7 +288,9 @@ def _draw(weights, uniforms):
     for block in prange(len(sums)):
         for i in range(block * size, min(block * size + size, n)):
             sums[block] += weights[i]
-    total = sums.sum()
+    total = 0.0
+    for block in range(len(sums)):
+        total += sums[block]
     drawn = np.zeros(len(uniforms), np.int64)
     for u in range(len(uniforms)):
         left, block = uniforms[u] * total, 0

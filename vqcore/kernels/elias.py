@@ -1,9 +1,8 @@
 """Elias's codes of positive integers, by numba: one bit after the other, so that no array library has a twin."""
 
 import numpy as np
-from numba import njit
 
-from vqcore.kernels.compiled import frozen
+from vqcore.kernels.compiling import frozen, njit
 
 CODES = ("gamma", "delta", "omega")
 

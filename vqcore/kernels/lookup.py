@@ -6,10 +6,9 @@ n_queries x n is held, and neither the number of threads nor of slabs changes a 
 """
 
 import numpy as np
-from numba import njit, prange
 
 from vqcore.kernels import compiled
-from vqcore.kernels.compiled import frozen  # numba and its threads are set up there
+from vqcore.kernels.compiling import frozen, njit, prange, threads_for
 from vqcore.kernels.nearest import nearest_parts
 
 _SERIAL, _PARALLEL = njit(cache=True, nogil=True), njit(parallel=True, cache=True, nogil=True)
@@ -30,7 +29,7 @@ def encode(points, codebooks, codes):
     work = compiled.work_type(points, codebooks)
     *screens, floors = zip(*(compiled.screen(codebook, work) for codebook in codebooks))
     points = frozen(points.astype(work, copy=False))
-    with compiled.threads_for(len(points) * (codebooks.size // 8 + 16 * len(codebooks))):
+    with threads_for(len(points) * (codebooks.size // 8 + 16 * len(codebooks))):
         nearest_parts(points, frozen(codebooks), *map(np.stack, screens), floors[0], codes)
 
 
@@ -42,7 +41,7 @@ def decode(codes, codebooks, dtype):
     if books.nbytes // n_codewords // n_subspaces % 8 == 0:
         # Codewords are moved, not computed with: 8 bytes at a time.
         books, into = books.view(np.uint64), points.view(np.uint64)
-    with compiled.threads_for(2 * into.size):
+    with threads_for(2 * into.size):
         _decode(_narrow(codes, n_codewords), frozen(books), into)
     return points
 
@@ -51,7 +50,7 @@ def distance_tables(queries, codebooks, inner):
     """Squared distance, or inner product, of every part of a query with every codeword, in float64."""
     tables = np.empty((len(queries),) + codebooks.shape[:2])
     columns = frozen(np.ascontiguousarray(codebooks.transpose(0, 2, 1)))
-    with compiled.threads_for(len(queries) * codebooks.size):
+    with threads_for(len(queries) * codebooks.size):
         _fill_tables(frozen(queries), columns, inner, tables)
     return tables
 
@@ -61,7 +60,7 @@ def nearest(tables, codes, n_neighbors):
     n_slabs = 1 if len(tables) >= SLABS or len(codes) < SLABS * SLAB_SIZE else SLABS
     sums = np.full((len(tables), n_slabs * n_neighbors), np.inf)
     ids = np.full(sums.shape, len(codes), np.int64)
-    with compiled.threads_for(len(tables) * codes.size):
+    with threads_for(len(tables) * codes.size):
         _scan(frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids)
     order = np.lexsort((ids, sums), axis=1)[:, :n_neighbors]
     return np.take_along_axis(sums, order, 1), np.take_along_axis(ids, order, 1)

@@ -5,9 +5,8 @@ of distances between points is ever held: a distance is computed again where it 
 """
 
 import numpy as np
-from numba import njit, prange
 
-from vqcore.kernels.compiled import frozen, threads_for  # numba and its threads are set up there
+from vqcore.kernels.compiling import frozen, njit, prange, threads_for
 
 METRICS = ("manhattan", "euclidean", "sqeuclidean")
 BLOCK = 1024

@@ -11,9 +11,11 @@ nearly equally far.
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from vqcore.kernels.compiling import njit, prange
 
 LANES = 64
 FOLD = 4  # codewords that pass over the lanes together
@@ -76,7 +78,7 @@ def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, sla
         for i in range(size):
             feature[i] = block[i, d] - center
     norms, best, second = search_lanes(lanes, scores_by, half_norms, lane_codes)
-    largest = np.sqrt(2 * np.max(half_norms[: len(codebook)]))
+    largest = largest_norm(half_norms, len(codebook))
     for i in range(size):
         if len(codebook) > 1 and not parted(best[i], second[i], norms[i], largest, slack, floor):
             lane_codes[i] = decide(points, start + i, codebook)
@@ -93,6 +95,15 @@ def search_lanes(lanes, scores_by, half_norms, lane_codes):
     best, second = np.full(LANES, np.inf, scores_by.dtype), np.full(LANES, np.inf, scores_by.dtype)
     _scan(lanes, scores_by, half_norms, best, second, lane_codes)
     return norms, best, second
+
+
+@njit
+def largest_norm(half_norms, n_codewords):
+    """The largest norm of a shifted codeword."""
+    largest = 0.0
+    for code in range(n_codewords):
+        largest = max(largest, np.float64(half_norms[code]))
+    return np.sqrt(2 * largest)
 
 
 @njit(inline="always")

@@ -5,9 +5,8 @@ functions for tensors.
 """
 
 import numpy as np
-from numba import njit, prange
 
-from vqcore.kernels.compiled import frozen, threads_for  # numba and its threads are set up there
+from vqcore.kernels.compiling import frozen, njit, prange, threads_for
 
 BLOCK = 64 * 64  # codes that one thread packs at a time: a multiple of 64, so that a block starts a word
 WORDS = 64  # words that one thread packs at a time where no code crosses a word

@@ -54,6 +54,17 @@ def moments(table, points, codebook, sample_weight=None, seen=None, seen_codeboo
     return Moments(codes, sq_dists, sums, mass, sq_errors)
 
 
+def follow(table, points, sample_weight=None):
+    """A function from one codebook after another to the Moments of its cells, over the same points (n, dim).
+
+    It may write the codes and squared distances of every call into the same two arrays.
+    """
+    if hasattr(table, "follow"):
+        step = table.follow(points, sample_weight)
+        return lambda codebook: Moments(*step(codebook))
+    return lambda codebook: moments(table, points, codebook, sample_weight)
+
+
 def shares(table, points, codebook, sample_weight=None):
     """Codes (n,) of the points, weight (n_codewords,) of every cell, and the distortion."""
     if hasattr(table, "shares"):

@@ -4,10 +4,11 @@ Two algorithms: the exact one-dimensional optimum (`running_sums`, `cheapest_cel
 learning (`compete`).
 """
 
-import numba
 import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
+
+from vqcore.kernels.compiling import njit
 
 # Columns of the running sums: weight, weight * x and weight * x**2, each as a double and what it lacks.
 WEIGHT, FIRST, SECOND = 0, 2, 4
@@ -23,7 +24,7 @@ def _fma(typingctx, a, b, c):
     return types.float64(types.float64, types.float64, types.float64), generate
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _two_sum(a, b):
     """The rounded sum, and exactly what the rounding took (Knuth)."""
     total = a + b
@@ -31,14 +32,14 @@ def _two_sum(a, b):
     return total, (a - (total - part)) + (b - part)
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _two_product(a, b):
     """The rounded product, and exactly what the rounding took."""
     product = a * b
     return product, _fma(a, b, -product)
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _add(high, low, other_high, other_low):
     """Sum of two numbers of 106 bits, each in two doubles."""
     total, rest = _two_sum(high, other_high)
@@ -47,7 +48,7 @@ def _add(high, low, other_high, other_low):
     return _two_sum(total, rest + rest_of_lows)
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def running_sums(values, weights, pivot, scale):
     """Sums (n + 1, 6) of weight, weight * x and weight * x**2 before every position, x = (value - pivot) * scale.
 
@@ -69,13 +70,13 @@ def running_sums(values, weights, pivot, scale):
     return sums
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _difference(sums, start, stop, column):
     high, low = _two_sum(sums[stop, column], -sums[start, column])
     return high, low + (sums[stop, column + 1] - sums[start, column + 1])
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _cell_error(sums, start, stop):
     """Squared error of the values from `start` to before `stop` about their mean, to 1e-32 of the squared range."""
     if stop - start == 1:
@@ -91,7 +92,7 @@ def _cell_error(sums, start, stop):
     return max(0.0, (second - product) + ((second_low - product_low) - mean * (first_low + remainder)))
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def path_error(sums, cuts):
     """Sum of the squared errors of the cells between consecutive cuts."""
     error = 0.0
@@ -100,7 +101,7 @@ def path_error(sums, cuts):
     return error
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def cell_means(sums, cuts, pivot, scale):
     """Mean of every cell between consecutive cuts, in the units of the values."""
     means = np.empty(len(cuts) - 1)
@@ -116,7 +117,7 @@ def cell_means(sums, cuts, pivot, scale):
     return means
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _wins(sums, errors, counts, price, new, old, stop):
     """Whether the last cell of values up to `stop` had better begin at `new` than at `old`."""
     # The price is left out where both have the same number of cells, or it would drown small errors.
@@ -124,7 +125,7 @@ def _wins(sums, errors, counts, price, new, old, stop):
     return _cell_error(sums, new, stop) - _cell_error(sums, old, stop) < gain
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _first_win(sums, errors, counts, price, new, old, low, known):
     """The first stop after `low`, where `old` wins, at which `new` wins; at the latest `known`."""
     stride = 1
@@ -142,7 +143,7 @@ def _first_win(sums, errors, counts, price, new, old, low, known):
     return high
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def cheapest_cells(sums, price):
     """Cuts, from 0 to n, that minimise the squared error plus a price for every cell; O(n log n) time, O(n) memory.
 
@@ -183,7 +184,7 @@ def cheapest_cells(sums, price):
     return _walk_back(best, counts[n])
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def _walk_back(best, n_cells):
     cuts = np.empty(n_cells + 1, np.int64)
     stop = len(best) - 1
@@ -193,7 +194,7 @@ def _walk_back(best, n_cells):
     return cuts
 
 
-@numba.njit(cache=True)
+@njit(cache=True)
 def compete(samples, batch, columns, shares, running, step):
     """Competitive learning from samples (n, dim): the codeword nearest to each moves towards it. All in place.
 
@@ -214,7 +215,7 @@ def compete(samples, batch, columns, shares, running, step):
             _move(some[i], codes[i], sq_dists[i], columns, shares, running, step)
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _move(sample, code, sq_dist, columns, shares, running, step):
     running[0] += 1.0
     gain = step[0] / (step[0] + step[1] * running[0])
@@ -229,7 +230,7 @@ def _move(sample, code, sq_dist, columns, shares, running, step):
     shares[code] += gain / running[1]
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _nearest(columns, sample, sq_dists):
     """Lowest index of the nearest codeword, and its squared distance."""
     if len(sample) == 1:
@@ -247,7 +248,7 @@ def _nearest(columns, sample, sq_dists):
     return nearest, sq_dists[nearest]
 
 
-@numba.njit(inline="always")
+@njit(inline="always")
 def _nearest_on_line(codebook, sample):
     """Lowest index of the nearest of ascending codewords."""
     above, stop = 0, len(codebook)

@@ -29,6 +29,17 @@ def accumulate(values, codes, n_codewords, sample_weight=None):
     return compiled.accumulate(_memory(values), _memory(codes), n_codewords, weights)
 
 
+def follow(points, sample_weight=None):
+    """A function from one codebook after another to codes, sq_dists and per cell sum, mass and squared error."""
+    step = compiled.follow(_memory(points), None if sample_weight is None else _memory(sample_weight))
+
+    def moments(codebook):
+        codes, sq_dists, *tables = step(codebook)
+        return torch.from_numpy(codes), torch.from_numpy(sq_dists), *tables
+
+    return moments
+
+
 def sort(points, sample_weight=None):
     """One-dimensional points ascending, with a tree of moments over them."""
     return compiled.sort(_memory(points), None if sample_weight is None else _memory(sample_weight))

@@ -3,9 +3,8 @@
 import math
 
 import numpy as np
-from numba import njit, prange
 
-from vqcore.kernels.compiled import frozen, threads_for  # numba and its threads are set up there
+from vqcore.kernels.compiling import frozen, njit, prange, threads_for
 
 NOTHING = -746.0  # below this, exp is 0 in float64
 
