@@ -1,6 +1,7 @@
 """Pictures of a benchmark: ratios beside their bars, kernels under the roof of the machine, growth on log axes."""
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from vqcore.view import roles
 from vqcore.view.draw import draw_bound
@@ -33,18 +34,18 @@ def draw_roofline(ax, flops, bandwidth, kernels):
     Args:
         flops: operations a second of a matrix product.
         bandwidth: bytes a second of a memory copy.
-        kernels: (name, operations, bytes, seconds, mark) of each.
+        kernels: (name, operations, bytes, seconds, mark) of each; the mark "D" stands out.
 
     Williams, Waterman, Patterson 2009, "Roofline: an insightful visual performance model".
     """
     per_byte = np.array([operations / n_bytes for _, operations, n_bytes, _, _ in kernels] or [1.0])
     reach = np.geomspace(min(per_byte.min(), flops / bandwidth) / 4, per_byte.max() * 3, 200)
     draw_bound(ax, reach, np.minimum(flops, bandwidth * reach) / 1e9)
-    for (name, operations, n_bytes, seconds, mark), x in zip(kernels, per_byte):
+    for (name, operations, _, seconds, mark), x in zip(kernels, per_byte):
         y = operations / seconds / 1e9
         ours = mark == "D"
         ax.plot([x], [y], mark, color=roles.CODEWORD if ours else roles.POINT, markersize=8 if ours else 6,
-                markeredgecolor="white", zorder=4 if ours else 3)  # fmt: skip
+                markeredgecolor="white" if mark in "Ds" else roles.POINT, zorder=4 if ours else 3)  # fmt: skip
         if name:
             ax.annotate(name, (x, y), xytext=(6, -11), textcoords="offset points", fontsize=9)
     ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="operations a second, 10⁹")
@@ -55,3 +56,8 @@ def draw_growth(ax, sizes, seconds, slope, intercept, look=0):
     ax.plot(sizes, 1e3 * np.asarray(seconds), roles.SERIES_MARKERS[look], color=roles.SERIES[look])
     draw_bound(ax, sizes, 1e3 * np.exp(intercept) * np.asarray(sizes, dtype=float) ** slope)
     ax.set(xscale="log", yscale="log", ylabel="milliseconds")
+    ax.set_xticks(sizes[::2], [f"{size:,}" for size in sizes[::2]])
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_minor_locator(NullLocator())
