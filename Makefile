@@ -17,13 +17,15 @@ STAMP := $(VENV)/installed-$(if $(filter 1,$(words $(KEY))),$(KEY),unknown)
 TEST_ENV := OMP_NUM_THREADS=1 NUMBA_NUM_THREADS=1 MPLBACKEND=agg
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 120 --nbval-sanitize-with tests/nbval_sanitize.cfg
 
-.PHONY: help install lab test stress notebooks figures bench check clean
+.PHONY: help install lab app test stress latency notebooks figures bench check clean
 
 help:
 	@echo "make lab        install what is missing and open JupyterLab (without a display: make lab ARGS=--no-browser)"
+	@echo "make app        the explorers alone, as a page without code (another port: make app ARGS='--port 9000')"
 	@echo "make test       install what is missing and run every test (one file: make test ARGS=tests/test_structure.py)"
 	@echo "make install    only install, into $(VENV) (with another Python: make install PYTHON=python3.12)"
 	@echo "make stress     the slow tests"
+	@echo "make latency    how long from a key to new pixels, for every explorer, in a headless browser"
 	@echo "make notebooks  run all notebooks from top to bottom and store what they print and draw"
 	@echo "make figures    take figures/ out of the notebooks (after make notebooks)"
 	@echo "make bench      measure the speed beside other libraries, into figures/benchmarks.md (a quiet quarter of an hour)"
@@ -36,11 +38,17 @@ install: $(STAMP)
 lab: $(STAMP)
 	@$(PY) -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
+app: $(STAMP)
+	@$(PY) -m vqcore app $(ARGS)
+
 test: $(STAMP)
 	@$(TEST_ENV) $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(NBVAL) $(ARGS)
 
 stress: $(STAMP)
 	@$(TEST_ENV) $(PY) -m pytest -m slow tests $(ARGS)
+
+latency: $(STAMP)
+	@$(TEST_ENV) $(PY) tests/latency.py $(ARGS)
 
 notebooks: $(STAMP)
 	@$(TEST_ENV) $(PY) tests/refresh_notebooks.py $(ARGS)

@@ -151,3 +151,17 @@ def open_notebook(page, address, token, name):
     page.goto(f"{address}/lab/tree/{name}?token={token}&reset")
     page.locator(".jp-Notebook .jp-Cell").first.wait_for()
     return page.evaluate(RUN_ALL)["cells"]
+
+
+def move_by_keyboard(page, control, picture):
+    """One arrow key on a control must change the pixels of the picture that belongs to it."""
+    control.scroll_into_view_if_needed()
+    before = picture.screenshot()
+    now, last = (control.get_attribute(f"aria-value{which}") for which in ("now", "max"))
+    control.focus()
+    page.keyboard.press("ArrowLeft" if now and now == last else "ArrowRight")
+    for _ in range(50):
+        if picture.screenshot() != before:
+            return
+        page.wait_for_timeout(100)
+    pytest.fail("a control moved and its picture did not")

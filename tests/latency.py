@@ -26,7 +26,8 @@ START = """([picture, kind]) => {
       channel.port1.onmessage = () => resolve(performance.now() - begin);
       channel.port2.postMessage(null);
     });
-    if (picture.tagName === "IMG") picture.addEventListener("load", () => picture.decode().then(painted), { once: true });
+    const loaded = () => picture.decode().then(painted);
+    if (picture.tagName === "IMG") picture.addEventListener("load", loaded, { once: true });
     else new MutationObserver((_, me) => { me.disconnect(); painted(); }).observe(picture, { attributes: true });
   });
 }"""
@@ -121,7 +122,8 @@ def main(names):
         folder = Path(name)
         (folder / "notebooks").mkdir()
         nbformat.write(notebook(names), folder / "notebooks" / "latency.ipynb")
-        with browsing.jupyterlab(folder, folder / "notebooks") as (address, token), browsing.chromium(folder / "profile") as context:
+        lab, browser = browsing.jupyterlab(folder, folder / "notebooks"), browsing.chromium(folder / "profile")
+        with lab as (address, token), browser as context:
             page = context.new_page()
             page.set_default_timeout(120_000)
             cells = browsing.open_notebook(page, address, token, "latency.ipynb")

@@ -1,4 +1,5 @@
-"""The command line: `vqcore check` compares the kernels here with the reference and times them, `vqcore sweep` runs a study."""
+"""The command line: `vqcore check` compares the kernels here with the reference and times them, `vqcore sweep` runs a
+study, `vqcore app` serves the explorers."""
 
 import argparse
 import sys
@@ -6,18 +7,22 @@ import time
 
 import numpy as np
 
+from vqcore.app import serving
 from vqcore.sweep import command as sweeping
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(prog="vqcore", description="Vector quantization: checks of this installation, and studies.")
+    what = "Vector quantization: checks of this installation, studies, and explorers."
+    parser = argparse.ArgumentParser(prog="vqcore", description=what)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="compare every kernel with the readable reference, then time it")
     check.add_argument("--device", default="numpy", help="numpy (default), or a torch device: cpu, cuda, cuda:1")
     study = commands.add_parser("sweep", help="run a notebook over a grid of parameters, on Dask")
     sweeping.add_options(study)
+    serving.add_options(commands.add_parser("app", help="serve the explorers in the browser, with Voilà"))
     chosen = parser.parse_args(arguments)
-    return sweeping.main(chosen) if chosen.command == "sweep" else check_kernels(chosen.device)
+    mains = {"check": lambda chosen: check_kernels(chosen.device), "sweep": sweeping.main, "app": serving.main}
+    return mains[chosen.command](chosen)
 
 
 def check_kernels(device):

@@ -48,9 +48,10 @@ def laws(n_points, n_codewords, seed=0):
 
 
 def steps(n_points, n_codewords, seed=0):
-    """Forty steps of Lloyd's algorithm from a poor start: all codewords among the points of one blob."""
-    points, labels = blobs(n_points, 2, 6, 0.25, seed=seed)[:2]
-    start = np.random.default_rng(seed).choice(points[np.argsort(points[:, 0])][: n_points // 4], n_codewords, replace=False)
+    """Forty steps of Lloyd's algorithm from a poor start: all codewords in the left quarter of the points."""
+    points = blobs(n_points, 2, 6, 0.25, seed=seed)[0]
+    left = points[np.argsort(points[:, 0])][: n_points // 4]
+    start = np.random.default_rng(seed).choice(left, n_codewords, replace=False)
     return view.StepExplorer(points, fit_lloyd(points, n_codewords, start=start, n_steps=40))
 
 
@@ -67,7 +68,7 @@ def empty(n_points, n_codewords, seed=0):
 
 
 def soft(n_points, n_codewords, seed=0):
-    """Soft EM from hot to cold; at most 1,500 points and 24 codewords, because all temperatures are computed at once."""
+    """Soft EM from hot to cold, all temperatures beforehand: hence at most 1,500 points and 24 codewords."""
     points = blobs(min(n_points, 1_500), 2, 6, 0.18, seed=seed + 3)[0]
     return view.SoftExplorer(points, min(n_codewords, 24), seed=seed)
 
@@ -89,8 +90,8 @@ def learning(n_points, n_codewords, seed=0):
 
 def products(n_points, n_codewords, seed=0):
     """A tilted bar: coordinates that depend on each other."""
-    flat = np.random.default_rng(seed).normal(size=(max(n_points, 256), 2)) * (1.0, 0.22)
-    tilt = np.pi / 5
+    flat = np.random.default_rng(seed).uniform(-1, 1, (max(n_points, 256), 2)) * (1.0, 0.3)
+    tilt = np.pi / 6
     turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
     return view.ProductExplorer(flat @ turn, seed=seed)
 
@@ -106,7 +107,7 @@ def rounding(n_points, n_codewords, seed=0):
 
 
 def images(n_points, n_codewords, seed=0):
-    """A photograph in patches of 1 to 8 pixels and 2 to 64 codewords, beside its JPEG files; sizes without a container."""
+    """A photograph in patches of 1 to 8 pixels, beside its JPEG files; bytes of codes and codebook, no header."""
     image = 255 * photograph()[::2, ::2]
     image = image[: len(image) // 24 * 24, : image.shape[1] // 24 * 24]
     coded = {}
@@ -153,7 +154,7 @@ EXHIBITS = (
     ),
     Exhibit(
         "Lloyd against Newton",
-        "On a line: at last the error shrinks by the same factor in every step, which is close to one; Newton squares it.",
+        "On a line: at last every step shrinks the error by the same factor, close to one; Newton squares it.",
         "02_lloyd_convergence", runs,
     ),
     Exhibit(

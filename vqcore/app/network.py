@@ -10,7 +10,7 @@ from vqcore.data import digits
 N_SEEN = 1_200  # digits shown in training; the others ask how much was learnt
 
 
-def compressed(seed=0, block_sizes=(1, 2, 4, 8), numbers=(4, 16, 64)):
+def compressed(seed=0, block_sizes=(1, 2, 4), numbers=(4, 16, 64)):
     """What NetworkExplorer shows: (n_bytes, accuracy, weights) before, and of all block sizes and numbers of codewords.
 
     A network (64, 128, 10) is trained for 300 batches; after compression its codebooks are trained for 40 more.
@@ -47,8 +47,8 @@ class _Task:
         layers = [("first", nn.Linear(64, 128)), ("bend", nn.ReLU()), ("out", nn.Linear(128, 10))]
         model, rng = nn.Sequential(OrderedDict(layers)).double(), np.random.default_rng(self.seed)
         for value in model.parameters():
-            drawn = rng.normal(0, (2 / value.shape[-1]) ** 0.5, value.shape) if value.ndim == 2 else np.zeros(value.shape)
-            value.data = torch.from_numpy(drawn)
+            scale = (2 / value.shape[-1]) ** 0.5 if value.ndim == 2 else 0.0
+            value.data = torch.from_numpy(rng.normal(0, scale, value.shape))
         return model
 
     def train(self, model, n_steps):

@@ -41,7 +41,7 @@ class RunExplorer(Explorer):
     (dashed); Newton's method, from its companding start, squares it.
 
     Args:
-        laws: name -> law of `vqcore.sources`; the first is shown first. By default four of mean and std like a normal's.
+        laws: name -> law of `vqcore.sources`; the first is shown first. By default four, all of std 1.
         n_codewords: at first, at least 2.
         largest: number of codewords at the right end of the slider, at most 200.
         n_steps: steps of Lloyd's algorithm.
@@ -163,7 +163,7 @@ class RunExplorer(Explorer):
         inside = int((np.abs(run.cells[step].means if moved else run.codebooks[step]) < 1).sum())
         newton = int((run.newton < 1e-12).argmax())
         return (
-            f"{state['law']}, {n} codewords, {state['start']} start, step {step}{' and a half' * moved}: {ratio:.4f} times "
-            f"the optimum, {inside} codewords between -1 and 1; spectral radius {run.rate:.4f}; "
+            f"{state['law']}, {n} codewords, {state['start']} start, step {step}{' and a half' * moved}: "
+            f"{ratio:.4f} times the optimum, {inside} codewords between -1 and 1; spectral radius {run.rate:.4f}; "
             f"Newton needs {newton} steps for twelve digits"
         )

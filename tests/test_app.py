@@ -1,0 +1,203 @@
+"""The dashboard: its exhibits, and the page that Voilà makes of it, as a visitor meets it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import browsing
+import psutil
+import pytest
+
+from vqcore.app import Dashboard
+from vqcore.app.exhibits import EXHIBITS, Exhibit
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Plain:
+    def __init__(self, widget):
+        self.widget = widget
+
+
+def test_an_exhibit_leads_to_a_notebook_and_teaches_in_one_sentence():
+    assert len({exhibit.title for exhibit in EXHIBITS}) == len(EXHIBITS) == 12
+    for exhibit in EXHIBITS:
+        assert (ROOT / "notebooks" / f"{exhibit.notebook}.ipynb").exists()
+        assert re.fullmatch(r"[A-Z][^.]*\.", exhibit.teaches) and len(exhibit.title) < 25
+
+
+@pytest.mark.parametrize("exhibit", EXHIBITS[:-2], ids=lambda e: e.title)  # the last two are long: see the page below
+def test_every_explorer_is_made_and_moves(exhibit):
+    explorer = exhibit.make(n_points=400, n_codewords=6)
+    before = explorer.summary()
+    if not hasattr(explorer, "controls"):
+        explorer.step()
+        assert explorer.summary() != before
+        return
+    pictures = {bytes(explorer.picture.value)}
+    for name, control in explorer.controls.items():
+        options = list(getattr(control, "options", ()))
+        ends = (options[0], options[-1]) if options else (getattr(control, "min", False), getattr(control, "max", True))
+        low, high = ends
+        explorer.set(**{name: high if control.value != high else low})
+        pictures.add(bytes(explorer.picture.value))
+        assert explorer.picture.alt == explorer.summary()
+    assert len(pictures) > 1 and explorer.summary() != before
+
+
+def test_explorers_are_made_when_they_are_asked_for_and_once():
+    import ipywidgets
+
+    made = []
+
+    def maker(name):
+        return lambda **_: made.append(name) or Plain(ipywidgets.HTML(name))
+
+    exhibits = [Exhibit(name, f"Teaches {name}.", "00_start_here", maker(name)) for name in "abc"]
+    dashboard = Dashboard(exhibits)
+    assert made == ["a"]
+    for number in (2, 0, 2):
+        dashboard.choice.value = number
+        assert dashboard.stage.children[0].value == exhibits[number].title
+        assert f"Teaches {exhibits[number].title}." in dashboard.words.value
+    assert made == ["a", "c"]
+
+
+def test_one_that_cannot_be_made_says_so_as_text():
+    def fail(**_):
+        raise RuntimeError("<img src=x onerror=alert(1)>")
+
+    dashboard = Dashboard([Exhibit("<b>", "<i>", "<u>", fail)])
+    for shown in (dashboard.stage.children[0].value, dashboard.words.value):
+        assert not re.search("<(img|b|i|u)>?", shown.replace("<img", "<img>"))
+    assert "RuntimeError: &lt;img src=x" in dashboard.stage.children[0].value
+
+
+# --- served
+
+
+def serve(folder, *options):
+    """A server over the notebooks, its address with the token, and what it writes."""
+    port, token = browsing.free_port(), os.urandom(12).hex()
+    command = [sys.executable, "-m", "vqcore", "app", "--no-browser", f"--port={port}",
+               f"--notebooks={ROOT / 'notebooks'}", *options]  # fmt: skip
+    env = browsing.environment(folder) | {"VQCORE_APP_TOKEN": token}
+    with open(folder / "app.log", "wb") as log:
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
+    address = f"http://127.0.0.1:{port}"
+    browsing.wait_for(server, f"{address}/voila/files/00_start_here.ipynb", folder / "app.log")
+    return server, address, token
+
+
+def end(server):
+    """End a server by its process alone, and return what it has left behind."""
+    children = psutil.Process(server.pid).children(recursive=True)
+    server.send_signal(signal.SIGTERM)
+    server.wait(30)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for process in alive:
+        process.kill()
+    return alive
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app")
+    server, address, token = serve(folder, "--visitors=1")
+    try:
+        yield address, token, folder
+    finally:
+        left = end(server)
+    assert not left, "kernels outlived their server"
+
+
+@pytest.fixture(scope="module")
+def page(app, tmp_path_factory):
+    with browsing.chromium(tmp_path_factory.mktemp("profile"), viewport={"width": 1280, "height": 720}) as context:
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        watcher = browsing.Watcher(page)
+        page.goto(f"{app[0]}/?token={app[1]}")
+        page.locator("canvas.vqcore-plane").wait_for()
+        yield page
+        watcher.check()
+
+
+@browsing.needs_chromium
+def test_the_page_shows_no_source(page):
+    assert page.get_by_role("heading", level=1).text_content() == "Vector quantization under your hand"
+    text = page.content()
+    assert "from vqcore.app" not in text and "Dashboard()" not in text
+    assert page.locator(".jp-InputArea, .jp-CodeMirrorEditor, .highlight").count() == 0
+
+
+@browsing.needs_chromium
+@pytest.mark.parametrize("number", range(len(EXHIBITS)), ids=[exhibit.title for exhibit in EXHIBITS])
+def test_every_exhibit_answers_the_keyboard(page, number):
+    exhibit = EXHIBITS[number]
+    button = page.get_by_role("button", name=exhibit.title, exact=True)
+    button.focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("heading", level=2, name=exhibit.title).wait_for()
+    shown = page.locator(f".vqcore-exhibit-{number}")
+    picture = shown.locator("img.vqcore-picture, canvas.vqcore-plane").first
+    picture.wait_for()
+    browsing.move_by_keyboard(page, shown.locator(".noUi-handle").first if number else picture, picture)
+    if os.environ.get("VQCORE_SCREENSHOTS"):
+        page.screenshot(path=Path(os.environ["VQCORE_SCREENSHOTS"]) / f"app_{number:02d}.png")
+    # At 125 % the window is 1024 pixels wide: nothing may stand out of it.
+    page.set_viewport_size({"width": 1024, "height": 576})
+    width = page.evaluate("document.scrollingElement.scrollWidth")
+    page.set_viewport_size({"width": 1280, "height": 720})
+    assert width <= 1024
+
+
+MESSAGES = """async ([address, id, code]) => {
+  const socket = new WebSocket(`${address.replace("http", "ws")}/api/kernels/${id}/channels`), heard = [];
+  socket.onmessage = (e) => { if (typeof e.data === "string") heard.push(JSON.parse(e.data).msg_type); };
+  await new Promise((resolve, reject) => { socket.onopen = resolve; socket.onerror = reject; });
+  const tell = (kind, content) => socket.send(JSON.stringify({
+    channel: "shell", parent_header: {}, metadata: {}, content,
+    header: { msg_id: kind, msg_type: kind, session: "visitor", username: "", version: "5.3", date: "2026-01-01T00:00:00Z" },
+  }));
+  tell("execute_request", { code, silent: false, store_history: false, user_expressions: {}, allow_stdin: false });
+  tell("kernel_info_request", {});
+  const end = performance.now() + 10000;
+  while (!heard.includes("kernel_info_reply") && performance.now() < end) await new Promise((r) => setTimeout(r, 50));
+  socket.close();
+  return heard;
+}"""
+
+
+@browsing.needs_chromium
+def test_a_visitor_moves_controls_and_runs_no_code(app, page):
+    address, _, folder = app
+    kernel = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
+    heard = page.evaluate(MESSAGES, [address, kernel, f"open({str(folder / 'mine')!r}, 'w')"])
+    assert "kernel_info_reply" in heard  # it was listened to
+    assert "execute_reply" not in heard and not (folder / "mine").exists()
+
+
+def test_nobody_enters_without_the_token(app):
+    answer = urllib.request.urlopen(app[0], timeout=10)
+    assert "/login" in answer.url and "vqcore" not in answer.read().decode()
+    for path in ("explorers.ipynb", "../data/voila/templates/vqcore/index.html.j2"):
+        with pytest.raises(urllib.error.HTTPError, match="40[34]"):
+            urllib.request.urlopen(f"{app[0]}/voila/files/{path}", timeout=10)
+
+
+@browsing.needs_chromium
+def test_visitors_beyond_the_places_are_refused(app, page):
+    with pytest.raises(urllib.error.HTTPError, match="503.*All 1 places are taken"):
+        urllib.request.urlopen(f"{app[0]}/?token={app[1]}", timeout=10)
+
+
+def test_it_listens_on_the_loopback_address_alone(app):
+    port = int(app[0].rpartition(":")[2])
+    listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
+    assert listening == {"127.0.0.1"}
