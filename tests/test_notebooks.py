@@ -83,6 +83,10 @@ VARIANTS = {
         {"seed": 1, "library": "torch"},
         {"rows": "pack, nothing of this name", "n_threads": 1},
     ],
+    "10_sweeps": [
+        {"seed": 1, "library": "torch", "n_seeds": 2},
+        {"seed": 60, "n_seeds": 1, "workers": 1},
+    ],
 }
 
 # One-line faults put into a copy of vqcore: nbval must see a changed number in the notebook that is named.
@@ -98,6 +102,7 @@ MUTANTS = [
     ("07_images", "rates.py", "len(column) * entropy(", "1.01 * len(column) * entropy("),
     ("09_benchmarks", "coding.py", "return assign(points, codebook)[0]", "return assign(points, codebook)[0] ^ 1"),
     ("08_compressing_a_network", "compress/network.py", "n_codes * part.n_bits", "n_codes * (part.n_bits + 1)"),
+    ("10_sweeps", "sweep/study.py", "Counter(earlier=len(runs) - len(left))", "Counter(earlier=len(left))"),
 ]
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -244,5 +249,6 @@ def with_mutant(folder, module, text, replacement):
 def test_nbval_sees_a_wrong_number(tmp_path, name, module, text, replacement):
     with_mutant(tmp_path, module, text, replacement)
     notebook = shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path)
+    shutil.copytree(ROOT / "notebooks" / "studies", tmp_path / "studies")
     run = nbval(notebook, tmp_path, PYTHONPATH=str(tmp_path))
     assert run.returncode == 1 and "Cell outputs differ" in run.stdout, run.stdout[-3000:]
