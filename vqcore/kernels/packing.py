@@ -5,6 +5,9 @@ functions for tensors.
 """
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import frozen, njit, prange, threads_for
 
@@ -168,11 +171,43 @@ def _part(items, lower, upper, shift):
         items[i] = (x & l0) | ((x & u0) << s0)
 
 
+@intrinsic
+def _load(typing, held, at):
+    """The uint64 that begins at any byte of an array of bytes."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.gep(context.make_array(held)(context, builder, args[0]).data, [args[1]])
+        word = builder.load(builder.bitcast(pointer, ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(held, types.int64), generate
+
+
+@intrinsic
+def _store(typing, out, at, word):
+    """Write a uint64 from any byte of an array of bytes on."""
+
+    def generate(context, builder, signature, args):
+        pointer = builder.gep(context.make_array(out)(context, builder, args[0]).data, [args[1]])
+        builder.store(args[2], builder.bitcast(pointer, ir.IntType(64).as_pointer())).align = 1
+        return context.get_dummy_value()
+
+    return types.void(out, types.int64, types.uint64), generate
+
+
 @njit(cache=True, nogil=True)
 def _write(items, width, words):
     """The low `width` bits (1 to 63) of every item, one after the other."""
-    at, word, filled = 0, np.uint64(0), 0
-    for item in items:
+    first = 0
+    if width % 8 == 0:
+        # Whole bytes: each store writes zeros beyond its item, over which the next one goes; so not the last few.
+        out, n_bytes, first = words.view(np.uint8), width >> 3, max(0, len(items) - 8)
+        for i in range(first):
+            _store(out, i * n_bytes, items[i])
+    at, filled = (first * width) >> 6, (first * width) & 63
+    word = words[at] & ((ONE << np.uint64(filled)) - ONE) if filled > 0 else np.uint64(0)
+    for item in items[first:]:
         word |= item << np.uint64(filled)
         words[at] = word
         filled += width
@@ -235,7 +270,14 @@ def _unpack_dense(words, n_bits, lane, lower, upper, shift, codes):
         part = codes[block * BLOCK : min(block * BLOCK + BLOCK, n)]
         items = np.empty(-(-len(part) // per_item), np.uint64)
         first = block * (BLOCK // 64) * n_bits
-        for i in range(len(items)):
+        n_near = 0
+        if width % 8 == 0:
+            # Items of whole bytes are read where they lie, but for the last: eight bytes from there end beyond the words.
+            held = words.view(np.uint8)
+            n_near = min(len(items), max(0, (len(held) - 8 - 8 * first) // (width >> 3) + 1))
+            for i in range(n_near):
+                items[i] = _load(held, 8 * first + i * (width >> 3)) & mask
+        for i in range(n_near, len(items)):
             at, skip = first + ((i * width) >> 6), np.uint64((i * width) & 63)
             # The last item has no next word, and what would come from it falls to the mask or beyond the codes.
             items[i] = ((words[at] >> skip) | ((words[min(at + 1, last)] << ONE) << (np.uint64(63) - skip))) & mask
