@@ -49,6 +49,13 @@ def test_the_first_call_does_not_count():
     assert taken["a"].tolist() == [1, 1]
 
 
+def test_a_long_call_that_was_made_already_is_not_made_again_for_nothing():
+    clock = Clock()
+    calls = {"long": clock.work("long", 3.0), "short": clock.work("short", 0.5)}
+    turns(clock, calls, seconds=0, fewest=2, warm={"long": 3.0, "short": 0.5, "gone": 9.0})
+    assert clock.log.count("long") == 2 and clock.log.count("short") == 3
+
+
 def test_as_many_rounds_as_fit():
     clock = Clock()
     assert len(turns(clock, {"a": clock.work("a", 0.5)}, seconds=4, fewest=2, most=100)["a"]) == 8

@@ -90,7 +90,7 @@ class Row:
         return f"{self.work}: {self.case}: {self.outcome()}"
 
 
-def take_turns(calls, seconds=1.0, fewest=3, most=25, clock=time.perf_counter, pause=PAUSE):
+def take_turns(calls, seconds=1.0, fewest=3, most=25, *, warm=None, clock=time.perf_counter, pause=PAUSE):
     """Name to seconds (n_rounds,) of every call, one after the other in each round, every second round backwards.
 
     Each is called once before, which does not count. A call shorter than `SHORTEST_TURN` is repeated within its turn.
@@ -98,8 +98,10 @@ def take_turns(calls, seconds=1.0, fewest=3, most=25, clock=time.perf_counter, p
     Args:
         calls: name to a function without arguments.
         seconds: as many rounds are made as fit into this time, but at least `fewest` and at most `most`.
+        warm: seconds of calls that were made already; one that took longer than a second is not made again.
     """
-    once = {name: _timed(call, 1, clock) for name, call in calls.items()}
+    once = {name: taken for name, taken in (warm or {}).items() if name in calls and taken > 1}
+    once |= {name: _timed(call, 1, clock) for name, call in calls.items() if name not in once}
     repeats = {name: max(1, math.ceil(SHORTEST_TURN / max(taken, 1e-7))) for name, taken in once.items()}
     a_round = sum(repeats[name] * once[name] for name in calls)
     n_rounds = int(min(max(seconds / max(a_round, 1e-9), fewest), most))
@@ -148,11 +150,14 @@ class Report:
 
     def measure(self, contenders, data=(), agree=None):
         """Seconds by contender, and who agrees, is missing or failed; the arguments are those of `compare`."""
-        calls, agrees, missing, failed, ours = {}, {}, {}, {}, None
+        calls, warm, agrees, missing, failed, ours = {}, {}, {}, {}, {}, None
         for name, prepare in contenders.items():
             try:
                 call = prepare(*data)
+                begin = time.perf_counter()
                 result = call()
+                # A first call of ours may have compiled.
+                warm[name] = time.perf_counter() - begin if name != OURS else 0.0
                 if name == OURS:
                     ours = result
                 elif agree and ours is not None and result is not None:
@@ -163,7 +168,7 @@ class Report:
             except Exception as error:
                 failed[name] = _sentence(error)
         try:
-            seconds = take_turns(calls, **self.turns)
+            seconds = take_turns(calls, **self.turns, warm=warm)
         except Exception as error:
             seconds, failed = {}, failed | {OURS: _sentence(error)}
         return seconds, {"agrees": agrees, "missing": missing, "failed": failed}

@@ -10,6 +10,8 @@ HEAD = ("work", "case", "vqcore, ms", "fastest peer", "its ms", "ratio", "quarti
 
 def as_text(rows):
     """Rows in columns for a notebook; those below their bar are marked."""
+    if not rows:
+        return "Left out."
     lines = [f"  {'':52s}{'vqcore ms':>10s}  {'fastest peer':20s}{'ms':>9s}{'ratio':>9s}  {'quartiles':15s}{'bar':>5s}  result"]
     for row in rows:
         low, _, high = row.quartiles
