@@ -12,7 +12,7 @@ from numba.extending import intrinsic
 from vqcore.kernels.compiling import frozen, njit, prange, threads_for
 
 BLOCK = 64 * 64  # codes that one thread packs at a time: a multiple of 64, so that a block starts a word
-WORDS = 64  # words that one thread packs at a time where no code crosses a word
+WORDS = 256  # words that one thread packs at a time where no code crosses a word
 WHOLE_BYTES = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # widths at which packing is only copying
 ONE, ALL = np.uint64(1), np.uint64(2**64 - 1)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: Weyl's step between counters
@@ -51,7 +51,7 @@ def pack(codes, n_bits, layout, n_words):
         elif layout == "dense" or 64 % n_bits == 0:
             _pack_dense(_unsigned(codes), n_bits, *_stages(n_bits), words)
         else:
-            _pack_aligned(_unsigned(codes), n_bits, *_stages(n_bits), words, _places(n_bits))
+            _pack_aligned(_unsigned(codes), n_bits, *_stages(n_bits), words)
     return words
 
 
@@ -68,7 +68,7 @@ def unpack(words, n_bits, n_codes, layout):
         elif layout == "dense" or 64 % n_bits == 0:
             _unpack_dense(frozen(words), n_bits, *_stages(n_bits), codes)
         else:
-            _unpack_aligned(frozen(words), n_bits, *_stages(n_bits), codes, _places(n_bits))
+            _unpack_aligned(frozen(words), n_bits, *_stages(n_bits), codes)
     return codes if n_bits == 64 else codes.view(np.int64)
 
 
@@ -124,13 +124,6 @@ def _stages(n_bits):
         upper[stage] = pairs * ((1 << field) - 1) << field
         shift[stage] = width - field
     return np.empty(0, WHOLE_BYTES[lane]), tuple(lower), tuple(upper), tuple(shift)
-
-
-def _places(n_bits):
-    """The lane of each code of WORDS words, where every word's codes start a new item."""
-    per_word, per_item = 64 // n_bits, 8 // _stages(n_bits)[0].itemsize
-    stride = -(-per_word // per_item) * per_item
-    return (stride * np.arange(WORDS)[:, None] + np.arange(per_word)).astype(np.uint32).reshape(-1)
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -233,20 +226,26 @@ def _pack_dense(codes, n_bits, lane, lower, upper, shift, words):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _pack_aligned(codes, n_bits, lane, lower, upper, shift, words, places):
+def _pack_aligned(codes, n_bits, lane, lower, upper, shift, words):
     n, per_word, per_item = len(codes), 64 // n_bits, 8 // lane.itemsize
     width, n_items = n_bits * per_item, -(-per_word // per_item)
+    # The last item of a word begins the next word's codes too.
+    own = ALL >> np.uint64(64 - n_bits * (per_word - (n_items - 1) * per_item))
     for block in prange(-(-len(words) // WORDS)):
         out = words[block * WORDS : min(block * WORDS + WORDS, len(words))]
         part = codes[block * WORDS * per_word : min((block + 1) * WORDS * per_word, n)]
-        lanes = np.zeros(len(out) * n_items * per_item, lane.dtype)
+        lanes = np.zeros(WORDS * per_word + per_item, lane.dtype)
         for i in range(len(part)):
-            lanes[places[i]] = part[i]
-        items = lanes.view(np.uint64)
+            lanes[i] = part[i]
+        held, items = lanes.view(np.uint8), np.empty(len(out) * n_items, np.uint64)
+        for j in range(n_items):
+            for w in range(len(out)):
+                items[j * len(out) + w] = _load(held, (w * per_word + j * per_item) * lane.itemsize)
         _join(items, lower, upper, shift)
-        for w in range(len(out)):
-            for j in range(n_items):
-                out[w] |= items[w * n_items + j] << np.uint64(j * width)
+        for j in range(n_items):
+            column, kept = items[j * len(out) : (j + 1) * len(out)], own if j == n_items - 1 else ALL
+            for w in range(len(out)):
+                out[w] |= (column[w] & kept) << np.uint64(j * width)
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -288,21 +287,27 @@ def _unpack_dense(words, n_bits, lane, lower, upper, shift, codes):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _unpack_aligned(words, n_bits, lane, lower, upper, shift, codes, places):
+def _unpack_aligned(words, n_bits, lane, lower, upper, shift, codes):
     n, per_word, per_item = len(codes), 64 // n_bits, 8 // lane.itemsize
     width, n_items = n_bits * per_item, -(-per_word // per_item)
     mask = ALL >> np.uint64(64 - width)
     for block in prange(-(-len(words) // WORDS)):
         held = words[block * WORDS : min(block * WORDS + WORDS, len(words))]
         items = np.empty(len(held) * n_items, np.uint64)
-        for w in range(len(held)):
-            for j in range(n_items):
-                items[w * n_items + j] = (held[w] >> np.uint64(j * width)) & mask
+        for j in range(n_items):
+            column = items[j * len(held) : (j + 1) * len(held)]
+            for w in range(len(held)):
+                column[w] = (held[w] >> np.uint64(j * width)) & mask
         _part(items, lower, upper, shift)
-        lanes = items.view(lane.dtype)
+        lanes = np.empty(WORDS * per_word + per_item, lane.dtype)
+        out = lanes.view(np.uint8)
+        # The last items first: what they write beyond their word is written over.
+        for j in range(n_items - 1, -1, -1):
+            for w in range(len(held)):
+                _store(out, (w * per_word + j * per_item) * lane.itemsize, items[j * len(held) + w])
         part = codes[block * WORDS * per_word : min((block + 1) * WORDS * per_word, n)]
         for i in range(len(part)):
-            part[i] = lanes[places[i]]
+            part[i] = lanes[i]
 
 
 @njit(parallel=True, cache=True, nogil=True)
