@@ -122,3 +122,11 @@ def test_the_rounding_explorer_shows_an_unbiased_mean_and_a_backward_one():
 def test_tensors_of_words_have_the_bits_of_numpys():
     words = pack(np.array([2**64 - 1, 1, 2**63], dtype=np.uint64), 64)
     np.testing.assert_array_equal(bits_of(torch.from_numpy(words.view(np.int64))), bits_of(words))
+
+
+def test_a_zero_is_rounded_to_zero_whatever_the_direction():
+    explorer = view.RoundingExplorer()
+    explorer.set(value=0.0)
+    right, backward = explorer.means(explorer.state)
+    assert not right.any() and not backward.any()
+    assert "backward 0.0000 (expected 0.0000)" in explorer.summary()

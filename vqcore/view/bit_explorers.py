@@ -92,7 +92,9 @@ class RoundingExplorer(Explorer):
         drawn = coder.decode(coder.encode(pairs, seed=self.seed))[: state["draws"], 0]
         below, above, _ = bits.neighbours(state["value"], state["n_bits"])
         so_far = np.arange(1, state["draws"] + 1)
-        return np.cumsum(drawn) / so_far, np.cumsum(below + above - drawn) / so_far
+        # A zero has no sign, and the source multiplies by it: zero goes nowhere, whatever the dice.
+        backward = below + above - drawn if state["value"] else drawn
+        return np.cumsum(drawn) / so_far, np.cumsum(backward) / so_far
 
     def new_figure(self):
         return figures.mosaic([["levels", "means"]], (9.4, 3.5), width_ratios=[1.15, 1])
@@ -126,7 +128,7 @@ class RoundingExplorer(Explorer):
         return (
             f"{value:.2f}, {n_bits} bit{'s' * (n_bits > 1)}: {above:.3f} with chance {chance:.2f}, "
             f"else {below:.3f}; mean of {state['draws']} {right[-1]:.4f}, backward {backward[-1]:.4f} "
-            f"(expected {below + above - value:.4f})"
+            f"(expected {below + above - value if value else 0.0:.4f})"
         )
 
 

@@ -10,12 +10,20 @@ from vqcore.lloyd import POLICIES, fit_lloyd
 from vqcore.view import draw, figures, roles
 from vqcore.view.explorer import Explorer
 
+MOST_NAMES = 24
+
 
 def draw_shared_codes(ax, codebook):
-    """The codes beside their codewords; those of codewords on one spot stand together, as "0 = 1"."""
+    """The codes beside their codewords; those of codewords on one spot stand together, as "0 = 1".
+
+    Of many codewords only 0, 1, and those that share a spot are named.
+    """
     places, groups = np.unique(codebook, axis=0, return_inverse=True)
     for group, place in enumerate(places):
-        text = " = ".join(str(code) for code in np.flatnonzero(groups.reshape(-1) == group))
+        codes = np.flatnonzero(groups.reshape(-1) == group)
+        if len(codebook) > MOST_NAMES and len(codes) == 1 and codes[0] > 1:
+            continue
+        text = " = ".join(str(code) for code in codes)
         ax.annotate(text, place, xytext=(6, 6), textcoords="offset points", fontsize=10, fontweight="bold",
                     color=roles.CODE, path_effects=draw.HALO, zorder=6, annotation_clip=True)  # fmt: skip
 

@@ -105,14 +105,14 @@ class RunExplorer(Explorer):
         return float(ends[:, 0].min()), float(ends[:, 1].max())
 
     def new_figure(self):
-        return figures.mosaic([["law", "curve"]], (9.4, 3.7), width_ratios=[1.55, 1])
+        return figures.mosaic([["law", "curve"]], (9.4, 3.6), width_ratios=[1.55, 1])
 
     def draw_still(self, axes):
         axes["law"].set(xlim=self.range, ylim=(-0.09, 1.08), yticks=[], xlabel="value")
         axes["law"].spines["left"].set_visible(False)
         axes["curve"].set(xlim=(-0.03 * self.n_steps, 1.03 * self.n_steps), ylim=(ROUNDING / 3, 1e3), yscale="log",
-                          xlabel="step", ylabel="distortion / optimum - 1", title=" \n ")  # fmt: skip
-        axes["law"].set_title(" \n ")
+                          xlabel="step", ylabel="distortion / optimum - 1", title="Lloyd's excess over the optimum")  # fmt: skip
+        axes["law"].set_title(" ")
 
     def draw_moving(self, axes, state):
         run, (step, moved) = self._now(state)
@@ -133,12 +133,12 @@ class RunExplorer(Explorer):
         by_newton = np.maximum(run.newton[: self.n_steps + 1], ROUNDING)
         curve.plot(by_newton, "s-", color=roles.LAW, markersize=3.5, linewidth=1.0, zorder=4)
         curve.annotate("Newton", (min(len(by_newton), self.n_steps), ROUNDING), xytext=(5, 2), color=roles.LAW,
-                       textcoords="offset points", path_effects=draw.HALO, zorder=7)  # fmt: skip
+                       textcoords="offset points", zorder=7)  # fmt: skip
+        curve.annotate(f"dashed: ρ² a step, ρ = {run.rate:.4f}", (0.98, 0.97), xycoords="axes fraction", ha="right",
+                       va="top", color="#5F5F5F", fontsize=9.5)  # fmt: skip
         draw.draw_now(curve, step + moved / 2, max(self._excess(run, step, moved), ROUNDING))
-        what = "codewords at the means of the old cells" if moved else "cells drawn anew" if step else "the start"
         ratio = 1 + self._excess(run, step, moved)
-        axes["law"].set_title(f"Step {step}{'½' * moved}: {what}\n{ratio:.4f} times the optimum")
-        curve.set_title(f"Spectral radius ρ = {run.rate:.4f}:\nat last the excess falls by ρ² a step")
+        axes["law"].set_title(f"Step {step}{'½' * moved}: {ratio:.4f} times the optimum")
 
     def _line(self, run):
         """The slope that the excess must have at last, through its last value above rounding."""
@@ -162,8 +162,9 @@ class RunExplorer(Explorer):
         n, ratio = state["n_codewords"], 1 + self._excess(run, step, moved)
         inside = int((np.abs(run.cells[step].means if moved else run.codebooks[step]) < 1).sum())
         newton = int((run.newton < 1e-12).argmax())
+        half = " and a half, codewords at the means of the old cells" if moved else ""
         return (
-            f"{state['law']}, {n} codewords, {state['start']} start, step {step}{' and a half' * moved}: "
-            f"{ratio:.4f} times the optimum, {inside} codewords between -1 and 1; spectral radius {run.rate:.4f}; "
+            f"{state['law']}, {n} codewords, {state['start']} start, step {step}{half}: {ratio:.4f} times the optimum, "
+            f"{inside} codewords between -1 and 1; spectral radius {run.rate:.4f}; "
             f"Newton needs {newton} steps for twelve digits"
         )
