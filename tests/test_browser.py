@@ -18,6 +18,8 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.i
 WIDGET = "application/vnd.jupyter.widget-view+json"
 OUTPUT = "xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]"
 
+MARKUP = "<img src=x onerror=window.acted=1>"
+
 pytestmark = browsing.needs_chromium
 
 
@@ -32,8 +34,39 @@ def lab(tmp_path_factory):
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, folder / "notebooks" / path.name)
+    nbformat.write(naughty(), folder / "notebooks" / "naughty.ipynb")
     with browsing.jupyterlab(folder, folder / "notebooks") as entrance:
         yield entrance
+
+
+def naughty():
+    """A notebook whose names, laws, files and errors hold markup that acts if a page takes it for markup."""
+    setting = f"""
+import numpy as np
+import vqcore as vq
+from vqcore import view
+from vqcore.app import Dashboard
+from vqcore.app.exhibits import Exhibit
+text = {MARKUP!r}
+points = np.random.default_rng(0).normal(size=(60, 2))
+fit = vq.fit_lloyd(points, 3, n_steps=3)
+class Law(vq.Normal):
+    __repr__ = lambda self: text
+def fail(**sizes):
+    raise OSError(text)
+"""
+    shown = [
+        "view.StepExplorer(points, fit, name=text)", "view.LawExplorer(Law(), largest=3)",
+        "view.RunExplorer({text: vq.Normal()}, n_codewords=3, n_steps=5)",
+        "view.LearningExplorer(points, {text: fit.codebooks, 'other' + text: fit.codebooks})",
+        "Dashboard([Exhibit(text, text, text, fail)])",
+        "fig, ax = view.figure(); ax.set_title(text); view.show(fig, text)",
+        "try: vq.load(text)\nexcept Exception: get_ipython().showtraceback()",
+        "vq.fit_lloyd(points, 3, start=text)",
+    ]  # fmt: skip
+    cells = [nbformat.v4.new_code_cell(source) for source in (setting, *shown)]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +110,25 @@ def test_notebook_runs_and_its_controls_answer_the_keyboard(lab, browser, path):
         watcher.check()
     finally:
         page.close()
+
+
+def test_markup_in_names_files_and_errors_is_text(lab, browser):
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    cells = browsing.open_notebook(page, *lab, "naughty.ipynb")
+    page.locator("img.vqcore-picture").nth(3).wait_for()
+    page.wait_for_timeout(500)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, 10))
+    assert sum(output["output_type"] == "error" for cell in cells for output in cell["outputs"]) == 2
+    page.locator(".noUi-handle").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.acted") is None, "markup acted"
+    assert page.locator('img[src="x"]').count() == 0
+    for status in page.locator("[role=status]", has_text="onerror").all():
+        assert MARKUP in status.text_content() or "OSError" in status.text_content()
+    assert page.locator("[role=status]", has_text=MARKUP).count() >= 4  # as words, where they belong
+    page.close()
 
 
 def drag(page, canvas):
