@@ -364,3 +364,30 @@ def test_a_run_costs_a_fifth_of_what_papermill_costs(tmp_path, mark):
 
 def test_what_is_tried_again_is_what_may_mend():
     assert "error" not in WORTH_ANOTHER_TRY and "exit" not in WORTH_ANOTHER_TRY and "disk full" not in WORTH_ANOTHER_TRY
+
+COMPUTING = [
+    "import time\nimport vqcore as vq",
+    "points = vq.Normal().sample(200_000 * 8, seed=seed).reshape(-1, 8)\nvq.fit_lloyd(points, 128, n_steps=1)",
+    "begin = time.perf_counter()\nfit = vq.fit_lloyd(points, 128, n_steps=50)\nvq.record(took=time.perf_counter() - begin)",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_runs_side_by_side_do_not_fight_for_the_cores(tmp_path, mark):
+    """Two workers on two cores, a thread for each run or two: what the computation itself takes, in turns."""
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        pytest.skip("needs two cores")
+    path = write_notebook(tmp_path / "computing.ipynb", COMPUTING, "seed: int = 0")
+    took = {1: [], 2: []}
+    for number in range(3):
+        for threads in sorted(took, reverse=number % 2):
+            folder = tmp_path / f"runs{threads}-{number}"
+            pinned = ["taskset", "-c", "{},{}".format(*cores), *command(path, folder, "-p", "seed=0:4", "--workers", 2, "--threads", threads)]
+            done = subprocess.run(pinned, capture_output=True, text=True, env=os.environ | marked(mark), timeout=300)
+            assert done.returncode == 0, done.stdout + done.stderr
+            took[threads].append(np.median([float(row["took"]) for row in rows(folder)]))
+    ratios = np.divide(took[2], took[1])
+    print(f"two threads for each of two runs on two cores, over one: {np.median(ratios):.2f} times as long, from {min(ratios):.2f} to {max(ratios):.2f}")
+    assert np.median(ratios) > 0.95
