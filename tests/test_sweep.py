@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import sys
 
 import nbformat
@@ -322,6 +323,14 @@ def test_what_is_wrong_is_said_before_anything_starts(tmp_path, notebook):
         done = sweep(notebook, tmp_path / "runs", *arguments)
         assert done.returncode == 2 and done.stderr.startswith("vqcore sweep: ") and done.stderr.count("\n") == 1, done
         assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("guard", ["", "if __name__ == '__main__':\n    "])
+def test_a_script_that_workers_would_run_again_is_refused(tmp_path, notebook, guard):
+    call = f"print(vq.sweep.sweep({str(notebook)!r}, {{'n': [1]}}, 'runs', workers=1).rows[0]['n'])"
+    (tmp_path / "script.py").write_text(f"import vqcore as vq\n{guard}{call}\n")
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.stdout == "1\n") if guard else ("below `if __name__" in done.stderr and not (tmp_path / "runs").exists()), done
 
 
 def test_a_dry_run_leaves_nothing_behind(tmp_path, notebook):

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import uuid
 from collections import Counter
 from dataclasses import dataclass
@@ -78,6 +79,8 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
     retries = checks.as_count(retries, "retries", low=0, high=100)
     workers = checks.as_count(workers or os.cpu_count() or 1, "workers", high=10_000)
     options["preload"] = modules_to_preload(notebook.sources)
+    if scheduler is None:
+        _check_script()
     folder = store.open_folder(folder, NEEDED_BYTES)
     store.store_notebook(folder, notebook)
     store.clear_all_leftovers(folder)
@@ -98,6 +101,15 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
         failures.sort(key=lambda found: places[found["key"]])
         rows = write_table(folder, notebook, failures)
     return Study(folder, runs, rows, failures, counts["earlier"])
+
+
+def _check_script():
+    """Refuse a script that every worker would run again from its top, this sweep included: they import it as they start."""
+    main = sys.modules["__main__"]
+    path = Path(getattr(main, "__file__", None) or "")
+    if getattr(main, "__spec__", None) is None and path.suffix == ".py" and path.is_file():
+        if "__name__" not in path.read_text(encoding="utf-8", errors="replace"):
+            raise InputError(f"{path.name} starts a sweep when it is imported, and workers import it: put it below `if __name__ == '__main__':`")
 
 
 def _task(notebook, run, folder, options):
