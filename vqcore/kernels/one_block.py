@@ -65,13 +65,12 @@ def total(block):
 
 
 def assigned(points, codebook):
-    """Codes and squared distances of the points, as the fields of an array (n,)."""
-    points = _whole(points)
+    """Codes and squared distances of the points, as the fields of an array (n,), or (n, 1) of points (n, dim)."""
     found = np.empty(len(points), ASSIGNED)
     with _alone():
         for rows in _slices(points):
             found["code"][rows], found["sq_dist"][rows] = compiled.assign(_packed(points[rows]), codebook)
-    return found
+    return found.reshape((-1, 1)[: points.ndim])
 
 
 def field(found, name):
@@ -80,9 +79,10 @@ def field(found, name):
 
 
 def nearer(points, sq_dists, codewords):
-    """The smaller (n,) of `sq_dists` and the squared distance to the nearest of a few codewords."""
+    """The smaller (n,), or (n, 1) of points (n, dim), of `sq_dists` and the squared distance to the nearest codeword."""
     with _alone():
-        return compiled.nearer(_packed(_whole(points)), codewords, sq_dists)
+        found = compiled.nearer(_packed(points), codewords, sq_dists) if len(points) else sq_dists
+    return found.reshape((-1, 1)[: points.ndim])
 
 
 def moments(points, seen, weights, codebook, seen_codebook):
@@ -100,7 +100,7 @@ def moments(points, seen, weights, codebook, seen_codebook):
 
 def errors(points, weights, codebook):
     """Mass and squared error of every cell (2, n_codewords), as a row."""
-    points, table = _whole(points), np.zeros((2, len(codebook)))
+    table = np.zeros((2, len(codebook)))
     with _alone():
         for rows in _slices(points):
             codes, sq_dists = compiled.assign(_packed(points[rows]), codebook)
@@ -153,16 +153,12 @@ def row_by_row(function, block, tables):
 
 def _summed(values, codes, n_codewords, weights):
     """Mass and sums of the values of every cell (1 + width, n_codewords)."""
-    rows = values.reshape(len(values), -1)
+    rows = values.reshape(len(values), int(np.prod(values.shape[1:])))
     if not len(rows):
         return np.zeros((1 + rows.shape[1], n_codewords))
-    sums, mass = compiled.accumulate(_packed(rows), _packed(codes), n_codewords, None if weights is None else _packed(weights))
+    share = None if weights is None else _packed(weights)
+    sums, mass = compiled.accumulate(_packed(rows), _packed(codes), n_codewords, share)
     return np.vstack([mass, sums.T])
-
-
-def _whole(points):
-    """A block; Dask hands over a list where the answer lacks one of its axes, of the one block along that axis."""
-    return points[0] if isinstance(points, list) else points
 
 
 def _packed(array):
