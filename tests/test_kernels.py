@@ -328,3 +328,16 @@ def test_check_is_a_command():
     if not torch.cuda.is_available():
         run = subprocess.run([sys.executable, "-m", "vqcore", "check", "--device", "cuda"], capture_output=True, text=True)
         assert run.returncode == 2 and "no device 'cuda'" in run.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cpu, features", [("haswell", "+sse4.2,+avx,+avx2,+fma"), ("x86-64", "+sse2")])
+def test_narrower_processors(cpu, features, tmp_path):
+    """The kernels compiled for processors without wide vectors, or without fused products, are as right."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("names of x86-64 processors")
+    target = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "vqcore", "check"], env=os.environ | target, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -9,6 +9,7 @@ nearly equally far.
 """
 
 import llvmlite.binding
+import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -20,7 +21,7 @@ from vqcore.kernels.compiling import njit, prange
 LANES = 64
 FOLD = 4  # codewords that pass over the lanes together
 # A tile of FOLD running sums for each of _TILE vectors of lanes stays in registers: there are 32 wide ones with AVX-512.
-_WIDE = llvmlite.binding.get_host_cpu_features().get("avx512f", False)
+_WIDE = "+avx512f" in (numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()).split(",")
 _VECTOR_BYTES, _TILE = (64, 4) if _WIDE else (32, 2)
 # Contraction into fused multiply-adds only lowers the error that the bound allows for.
 _FAST = {"contract", "nsz"}
