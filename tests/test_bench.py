@@ -206,3 +206,10 @@ def test_a_child_process_tells_its_result_or_its_end():
     assert in_child("import os; print('VQ_X' in os.environ and 1 or 0)", VQ_X=None)[0] == 0
     with pytest.raises(RuntimeError, match="ended with 1: ValueError: no"):
         in_child("raise ValueError('no')")
+
+
+def test_a_child_process_does_not_import_what_lies_in_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "vq_shadow.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RuntimeError, match="No module named 'vq_shadow'"):
+        in_child("import vq_shadow; print(1)")
