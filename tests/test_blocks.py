@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -390,6 +391,15 @@ def test_a_file_that_is_none_is_refused(tmp_path):
     np.save(tmp_path / "points.npy", BASE)
     with pytest.raises(vq.InputError, match="n_rows"):
         vq.data.npy_file(tmp_path / "points.npy", n_rows=0)
+
+
+def test_the_example_of_the_readme_runs(root, tmp_path, monkeypatch):
+    _, example = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.S)
+    monkeypatch.chdir(tmp_path)
+    np.save("points.npy", BASE)
+    found = {}
+    exec(example, found)
+    np.testing.assert_array_equal(da.from_npy_stack("codes").compute(), vq.encode(BASE, found["fit"].codebook))
 
 
 # ---- threads
