@@ -215,6 +215,43 @@ def test_a_sweep_gets_results(path):
     assert len(results) >= 2 or path.stem in HAND_OVER_NOTHING, "hand them over by vq.record"
 
 
+@every_notebook
+def test_it_teaches(path):
+    """Predictions with choices, exercises with answers, what to remember, and the ways back and on."""
+    cells = [cell.source for cell in read(path).cells if cell.cell_type == "markdown"]
+    text = "\n".join(cells)
+    asked = [part for cell in cells for part in re.split(r"(?=\*\*Predict\.\*\*)", cell) if part.startswith("**Predict.**")]
+    assert asked, "a question with choices before the answer"
+    for part in asked:
+        assert "(a)" in part and "(b)" in part, f"no choices: {part[:100]!r}"
+    answers = text.count("<details>")
+    assert 2 <= answers <= 4 and answers == text.count("<summary>Answer</summary>") == text.count("</details>")
+    assert "## What to remember" in text
+    # The last links: back (the first has nothing behind it) and on (the last goes to the map).
+    number, end = int(path.stem[:2]), text[text.index("## What to remember") :]
+    linked = {int(found) for found in re.findall(r"\]\((\d\d)_\w+\.ipynb[^)]*\)", end)}
+    assert number == 0 or min(linked) < number, "no way back after what to remember"
+    assert path == NOTEBOOKS[-1] or max(linked) > number, "no way on after what to remember"
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert (path.parent / link).exists(), f"a link to nowhere: {link}"
+
+
+@every_notebook
+def test_pictures_have_words_and_explorers_their_still_twin(path):
+    cells = code_cells(path)
+    for i, cell in enumerate(cells):
+        for output in cell.outputs:
+            for kind in {"image/png", "image/jpeg", "image/svg+xml"} & set(output.get("data", {})):
+                alt = output.metadata.get(kind, {}).get("alt", "")
+                assert len(alt) > 20 and alt == output["data"]["text/plain"], f"no description: {cell.source[:60]!r}"
+        if "widgets" in tags(cell):
+            (name,) = re.fullmatch(r"(\w+)", cell.source.strip()).groups()
+            before = "\n".join(c.source for c in cells[:i])
+            after = "\n".join(c.source for c in cells[i + 1 :])
+            assert re.search(rf"show\w*\({name}\.figure\(\), {name}\.summary\(\)\)", before), f"{name} has no twin above it"
+            assert re.search(rf"\b{name}\.(set\(|codebook = )", after), f"no plain cell moves {name} and prints"
+
+
 def test_figures_are_those_of_the_notebooks():
     for name, content in figures().items():
         assert (ROOT / "figures" / name).read_bytes() == content, f"{name} is old: run make figures"

@@ -4,10 +4,12 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +50,17 @@ def test_every_role_is_legible_on_white(role):
     assert roles.contrast(roles.ROLES[role]) >= 3
     assert len(roles.SERIES) == len(roles.SERIES_MARKERS)
     assert min(map(roles.contrast, roles.SERIES)) >= 3
+
+
+def test_every_colour_of_pictures_and_pages_can_be_seen():
+    decorations = {"#bbbbbb", "#d9d9d9"}  # the frame of a plane, the fill of a bit that says nothing
+    places = Path(view.__file__).parent
+    for path in [*places.glob("*.py"), *places.glob("*.js"), *places.parent.glob("app/*.j2")]:
+        for colour in re.findall(r"#[0-9A-Fa-f]{3,8}\b", path.read_text()):
+            full = ("#" + "".join(2 * digit for digit in colour[1:]) if len(colour) == 4 else colour).upper()
+            if full == "#FFFFFF" or full in roles.FILLS or full.lower() in decorations:
+                continue
+            assert roles.contrast(full) >= 3, f"{path.name}: {colour}"
 
 
 def test_contrast_of_known_pairs():

@@ -92,7 +92,7 @@ def _draw_boxes(ax, bits, in_use):
     corners = np.stack([column.ravel(), ROW * row.ravel()], axis=1)[:, None]
     fills = np.array([mpl.colors.to_rgb(colour) for colour in (ZERO, ONE, SPARE)])
     kind = np.where(in_use, bits, 2).ravel()
-    boxes = PolyCollection(corners + [[0, 0], [1, 0], [1, 1], [0, 1]], facecolors=fills[kind], edgecolors="#9A9A9A",
+    boxes = PolyCollection(corners + [[0, 0], [1, 0], [1, 1], [0, 1]], facecolors=fills[kind], edgecolors="#8C8C8C",
                            linewidths=0.5, zorder=1)  # fmt: skip
     ax.add_collection(boxes, autolim=False)
     for digit, colour in ((0, roles.CELL), (1, "white")):
