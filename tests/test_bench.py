@@ -175,7 +175,9 @@ def test_the_page_names_every_row_and_shows_first_what_falls_short():
     assert all(name in every for name in ("fine", "near", "far", "third 5,000")) and "A note." in page and "| processor | one |" in page
     # A bar within a cell would shift all columns after it.
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in every.splitlines() if line.startswith("|")} == {11}
-    assert as_text(report.rows).count("\n*") == 3
+    text = as_text(report.rows).splitlines()
+    assert [line[0] for line in text if "case " in line] == [" ", "*", "!"] and max(map(len, text)) < 110
+    assert text[-2:] == ["* below its bar", "! failed, or came to another result"] and as_text([]) == "Left out."
 
 
 def test_the_page_is_written_in_whole(tmp_path):

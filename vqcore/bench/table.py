@@ -9,21 +9,28 @@ HEAD = ("work", "case", "vqcore, ms", "fastest peer", "its ms", "ratio", "quarti
 
 
 def as_text(rows):
-    """Rows in columns for a notebook; those below their bar are marked."""
+    """Rows in columns for a notebook, under the names of their works; those below their bar are marked."""
     if not rows:
         return "Left out."
-    lines = [f"  {'':52s}{'vqcore ms':>10s}  {'fastest peer':20s}{'ms':>9s}{'ratio':>9s}  {'quartiles':15s}{'bar':>5s}  result"]
-    for row in rows:
+    lines, works = [f"  {'milliseconds':41s}{'vqcore':>9s}  {'fastest peer':27s}{'ratio':>7s}  {'quartiles':13s}{'bar':>5s}"], []
+    order = list(dict.fromkeys(row.work for row in rows))
+    for row in sorted(rows, key=lambda row: order.index(row.work)):
+        if row.work not in works:
+            works.append(row.work)
+            lines.append(row.work)
         low, _, high = row.quartiles
-        lines.append(
-            f"{'*' if row.is_short else ' '} {f'{row.work}: {row.case}'[:51]:52s}{_ms(row.best()):>10s}  {row.peer or '-':20s}"
-            f"{_ms(row.best(row.peer)):>9s}{row.ratio:9.2f}  {f'{low:.2f} to {high:.2f}':15s}{_bar(row):>5s}  {_result(row)}"
-        )
-    return "\n".join(lines + ["* below its bar, or failed"] * any(row.is_short for row in rows))
+        peer = "" if row.peer is None else f"{_ms(row.best(row.peer)):>8s} {row.peer}"
+        spread = "" if row.peer is None else f"{_number(low)} to {_number(high)}"
+        numbers = f"{_number(row.ratio):>7s}  {spread:13s}{_bar(row):>5s}"
+        mark = "!" if row.is_wrong else "*" if row.is_short else " "
+        lines.append(f"{mark} {row.case:41s}{_ms(row.best()):>9s}  {peer:27s}{numbers}")
+    legend = {"*": "* below its bar", "!": "! failed, or came to another result"}
+    return "\n".join(lines + [text for mark, text in legend.items() if any(line[0] == mark for line in lines)])
 
 
-def _result(row):
-    return "failed" if row.failed else "" if not row.agrees else "same" if all(row.agrees.values()) else "DIFFERS"
+def _number(ratio):
+    """Two decimals, as far as there is room."""
+    return "-" if ratio != ratio else f"{ratio:.2f}" if ratio < 100 else f"{ratio:.0f}"
 
 
 def as_markdown(report, about, notes=()):
