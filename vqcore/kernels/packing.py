@@ -1,4 +1,4 @@
-"""Bits of numpy arrays, by numba: codes to words and back, and a checksum of words.
+"""Bits of numpy arrays, by numba: codes to words and back.
 
 Codes come flat in any integer dtype, words as uint64, both already checked. `packing_tensors` has the same
 functions for tensors.
@@ -10,12 +10,14 @@ from numba import types
 from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import frozen, njit, prange, threads_for
+from vqcore.kernels.hashing import checksum
+
+__all__ = ["to_words", "bits_of", "fits", "pack", "unpack", "spare_bits", "checksum"]
 
 BLOCK = 64 * 64  # codes that one thread packs at a time: a multiple of 64, so that a block starts a word
 WORDS = 256  # words that one thread packs at a time where no code crosses a word
 WHOLE_BYTES = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # widths at which packing is only copying
 ONE, ALL = np.uint64(1), np.uint64(2**64 - 1)
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: Weyl's step between counters
 
 
 def to_words(words):
@@ -87,20 +89,6 @@ def spare_bits(words, n_bits, n_codes, layout):
         low = (per_word - held) * n_bits if layout == "sections" else 0
         spare |= (int(_all_ones(frozen(run))) if len(run) else 0) & ~(((1 << held * n_bits) - 1) << low)
     return spare
-
-
-def checksum(words, start):
-    """A 64-bit sum over hashed words and their positions: no thread order changes it, any changed bit does."""
-    with threads_for(8 * len(words)):
-        return int(_checksum(frozen(words), np.uint64(start)))
-
-
-@njit(inline="always")
-def mix(counter):
-    """The finalizer of splitmix64 (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators")."""
-    counter = (counter ^ (counter >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    counter = (counter ^ (counter >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return counter ^ (counter >> np.uint64(31))
 
 
 def _unsigned(codes):
@@ -321,11 +309,3 @@ def _unpack_sections(words, n_bits, codes):
             part = codes[min(first, n) : min(first + len(held), n)]
             for w in range(len(part)):
                 part[w] = (held[w] >> shift) & mask
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _checksum(words, start):
-    total = np.uint64(0)
-    for w in prange(len(words)):
-        total += mix(words[w] ^ mix(start + np.uint64(w) * GOLDEN))
-    return total

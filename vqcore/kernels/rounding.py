@@ -7,7 +7,7 @@ row of at most 1024, then halves the row of those sums), so that `rounding_tenso
 import numpy as np
 
 from vqcore.kernels.compiling import frozen, njit, prange, threads_for
-from vqcore.kernels.packing import GOLDEN, mix
+from vqcore.kernels.hashing import GOLDEN, mix
 
 ROW = 1024  # values under one tree; a wider bucket is a tree over rows
 
