@@ -18,6 +18,13 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.i
 WIDGET = "application/vnd.jupyter.widget-view+json"
 OUTPUT = "xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]"
 
+# What stands out of its output, where it would be cut off.
+CLIPPED = """() => Array.from(document.querySelectorAll(
+    "img.vqcore-picture, canvas.vqcore-plane, canvas.vqcore-weights, .widget-slider, .widget-dropdown, .vqcore-button"))
+  .filter((part) => {
+    const output = part.closest(".jp-OutputArea-output").getBoundingClientRect(), own = part.getBoundingClientRect();
+    return own.right > output.right + 1 || own.width < 20;
+  }).map((part) => part.className)"""
 MARKUP = "<img src=x onerror=window.acted=1>"
 
 pytestmark = browsing.needs_chromium
@@ -103,6 +110,9 @@ def test_notebook_runs_and_its_controls_answer_the_keyboard(lab, browser, path):
         for canvas in page.locator("canvas.vqcore-plane").all():
             move_by_keyboard(page, canvas, canvas)
             drag(page, canvas)
+        page.set_viewport_size({"width": 1024, "height": 576})  # 1280 x 720 at 125 %, a projector
+        page.wait_for_timeout(300)
+        assert page.evaluate(CLIPPED) == []
         for picture in page.locator("img.vqcore-picture").all():
             assert len(picture.get_attribute("alt")) > 20, "a picture without words"
         if os.environ.get("VQCORE_SCREENSHOTS"):
