@@ -13,6 +13,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
+from bad_input import CASES, FUNCTIONS, outcome
 from dask.callbacks import Callback
 from studies import wait_until
 
@@ -307,6 +308,22 @@ def test_codes_out_of_range_are_refused_when_they_are_met():
     np.testing.assert_array_equal(decoded[:2].compute(), BASE[:2])
     with pytest.raises(vq.InputError, match=r"codes reach from 2 to 9: with 5 codewords"):
         decoded.compute()
+
+
+@pytest.mark.parametrize("name", [name for name, (points, *_) in CASES.items() if isinstance(points, np.ndarray) and points.ndim])
+@pytest.mark.parametrize("function", ["fit_lloyd", "fit_lloyd random farthest", "fit_em", "assign", "distortion"])
+def test_bad_and_odd_input_fares_as_in_memory(function, name):
+    points, n_codewords, _ = CASES[name]
+    want = outcome(function, name, "numpy")
+    with dask.config.set(scheduler="synchronous"):
+        try:
+            result = FUNCTIONS[function](da.from_array(points, chunks=(67,) + points.shape[1:]), n_codewords)
+            if not isinstance(result, float):
+                result.codes.compute() if hasattr(result, "codes") else dask.compute(*result)
+            got = "works"
+        except vq.InputError as error:
+            got = f"refused: {error}"
+    assert got.partition(":")[0] == want.partition(":")[0], f"{got}, not {want}"
 
 
 class BlockError(Exception):
