@@ -138,4 +138,5 @@ def _check_extent(low, high, name):
 
 def _check_codes(low, high, n_codewords, name):
     if low < 0 or high >= n_codewords:
-        raise InputError(f"{name} reach from {low} to {high}: with {n_codewords} codewords they must lie in [0, {n_codewords - 1}]")
+        allowed = f"with {n_codewords} codewords they must lie in [0, {n_codewords - 1}]"
+        raise InputError(f"{name} reach from {low} to {high}: {allowed}")

@@ -13,7 +13,7 @@ def assign(points, codebook):
 
     Args:
         points: (n, dim), or (n,) with a codebook (n_codewords,); any float or integer type, numpy or torch; or a dask
-            array, then the answers are dask arrays that nothing has computed yet.
+            array, then the answers are dask arrays that nothing has computed yet (`dask.compute` both at once).
         codebook: (n_codewords, dim) or (n_codewords,).
 
     Raises:

@@ -112,7 +112,7 @@ def word_embeddings():
 def npy_file(path, n_rows=None):
     """A dask array over the array (n, ...) in a .npy file, whose blocks are read when they are computed.
 
-    For points that do not fit into memory. (`dask.array.from_array` copies a memory-mapped array, all of it, into memory.)
+    For points that do not fit into memory, into which `dask.array.from_array` copies a memory-mapped array as a whole.
 
     Args:
         path: of the file; on a cluster all workers must see it there, and it must not change.

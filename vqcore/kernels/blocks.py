@@ -39,7 +39,7 @@ def to_points(values, name="points", integers=False):
     """A dask array of float32 or float64 (or, with `integers`, of integers), converted block by block."""
     if not isinstance(values, da.Array):
         kind = type(values).__name__
-        raise InputError(f"{name} is a dask {kind}: pass a dask array, of a DataFrame {name}.to_dask_array(lengths=True)")
+        raise InputError(f"{name} is a dask {kind}: pass a dask array, such as {name}.to_dask_array(lengths=True)")
     if not isinstance(values._meta, np.ndarray):
         kind = type(values._meta)
         raise InputError(f"{name} has blocks of type {kind.__module__}.{kind.__name__}: they must be numpy arrays")
@@ -93,7 +93,7 @@ class Unsorted(NamedTuple):
 
 
 def sort(points, sample_weight=None):
-    """One-dimensional points ready for `interval_moments`; sums are kept about the first, so that they lose no digits."""
+    """One-dimensional points ready for `interval_moments`; sums are taken about the first, to lose no digits."""
     weights = None if sample_weight is None else beside(points, sample_weight)
     return Unsorted(points, weights, float(to_host(points[:1])[0]))
 

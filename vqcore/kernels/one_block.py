@@ -79,7 +79,7 @@ def field(found, name):
 
 
 def nearer(points, sq_dists, codewords):
-    """The smaller (n,), or (n, 1) of points (n, dim), of `sq_dists` and the squared distance to the nearest codeword."""
+    """The smaller of `sq_dists` and the squared distance to the nearest codeword, in the shape of `assigned`."""
     with _alone():
         found = compiled.nearer(_packed(points), codewords, sq_dists) if len(points) else sq_dists
     return found.reshape((-1, 1)[: points.ndim])

@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Moments(NamedTuple):
-    """Codes and squared distances of the points; per cell the sum of the points, the mass and the squared error (tables)."""
+    """Codes and squared distances of the points; per cell sum of the points, mass and squared error (tables)."""
 
     codes: Any
     sq_dists: Any
