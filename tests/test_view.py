@@ -295,6 +295,32 @@ def test_the_step_explorer_follows_its_slider(points, fit):
     assert explorer.picture.value == explorer.frame({"step": 1})
 
 
+def test_what_comes_next_is_drawn_while_nobody_waits(points, fit):
+    import asyncio
+
+    explorer, last = view.StepExplorer(points, fit), len(fit.distortions) - 1
+
+    async def play(*steps):
+        for step in steps:
+            explorer.set(step=step)
+        await asyncio.sleep(0.05)
+        return [dict(key)["step"] for key in explorer._frames]
+
+    assert asyncio.run(play(1, 2)) == [0, 1, 2, 3]  # only after the last move, onward
+    assert asyncio.run(play(4, 6))[-1] == min(8, last)
+    assert max(asyncio.run(play(last - 1, last))) == last  # not past the end
+    assert asyncio.run(play(1, 0)).count(0) == 1
+    explorer.set(step=2)  # without a loop, as in a script, nothing is planned
+    assert explorer.picture.value == explorer.frame({"step": 2})
+
+
+def test_a_picture_says_what_it_shows(points, fit):
+    explorer = view.StepExplorer(points, fit)
+    for step in (0, 2):
+        explorer.set(step=step)
+        assert explorer.picture.alt == explorer.summary() and explorer.summary() in repr(explorer.picture)
+
+
 def test_frames_do_not_depend_on_the_way_there(points, fit):
     there, back = view.StepExplorer(points, fit), view.StepExplorer(points, fit)
     for step in (1, 2, 3):
