@@ -272,6 +272,26 @@ def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path, notebook):
 # ---- what is seen of a sweep
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"notebook": None}, "notebook=None is a NoneType"), ({"folder": 5}, "folder=5 is a int"), ({"folder": "a\0b"}, "NUL"),
+     ({"workers": 0}, "workers=0"), ({"scheduler": 8786}, "scheduler=8786"), ({"scheduler": ""}, "an address")],
+)  # fmt: skip
+def test_an_argument_of_no_use_is_refused_in_a_sentence(tmp_path, notebook, wrong, words):
+    with pytest.raises(vq.InputError, match=words):
+        vq.sweep.sweep(**{"notebook": notebook, "parameters": {"n": [1]}, "folder": tmp_path / "runs"} | wrong)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_values_that_are_none_are_refused_in_a_sentence(notebook):
+    study = read_notebook(notebook)
+    with pytest.raises(vq.InputError, match="n=array.3. is a ndarray"):
+        expand(study, {"n": np.array(3)})
+    for option in ("n=0:1000000", f"n=0:{10**30}"):
+        with pytest.raises(vq.InputError, match="more values than the 100,000"):
+            values_of(option, study.declared)
+
+
 def test_a_table_of_no_runs_has_its_columns(tmp_path, notebook):
     study, folder = read_notebook(notebook), store.open_folder(tmp_path / "runs")
     assert write_table(folder, study, []) == []

@@ -7,6 +7,7 @@ is an `assert`, so `python -O` changes nothing.
 import math
 import numbers
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -116,6 +117,17 @@ def as_sample_weight(values, points, name="sample_weight"):
     # Weights are relative: a power of two changes no digit, and keeps their sums in range.
     weights = np.ldexp(weights, -int(np.frexp(high)[1])) if not 1e-30 < high < 1e30 else weights
     return home.from_host(weights, points)
+
+
+def as_path(value, name):
+    """A Path from a string or a path."""
+    try:
+        path = Path(value)
+    except TypeError:
+        raise InputError(f"{name}={value!r} is a {type(value).__name__}: it must be a path") from None
+    if "\0" in str(path):
+        raise InputError(f"{name}={str(value)!r}: no path holds a NUL character")
+    return path
 
 
 def as_generator(seed, name="seed"):

@@ -156,8 +156,10 @@ def values_of(option, declared):
     if found := RANGE.fullmatch(text):
         start, stop, step = int(found[1]), int(found[2]), int(found[3] or 1)
         values = range(start, stop, step) if step else ()
-        if not 0 < len(values) <= MOST_RUNS:
-            raise InputError(f"-p {option}: this range holds {len(values)} values; the stop is left out, as in Python")
+        if not values:
+            raise InputError(f"-p {option}: this range holds no values; the stop is left out, as in Python")
+        if values[MOST_RUNS:]:
+            raise InputError(f"-p {option}: more values than the {MOST_RUNS:,} runs that a sweep has at most")
         return name, list(values)
     try:
         return name, json.loads(f"[{text}]", parse_constant=_refuse_constant)
@@ -219,7 +221,7 @@ def run_of(notebook, given):
 
 def _checked(name, values, declared):
     _check_name(name, declared)
-    if isinstance(values, (str, dict)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, dict)) or not isinstance(values, Iterable) or getattr(values, "shape", None) == ():
         values = [values]
     if isinstance(values, tuple):
         raise InputError(f"{name}={values!r} is a tuple: write a list of values")

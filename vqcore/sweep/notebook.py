@@ -4,9 +4,9 @@ import ast
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from vqcore import checks
 from vqcore.errors import InputError
 from vqcore.sweep.grid import canonical, conforming, plain
 
@@ -45,7 +45,7 @@ def read_notebook(path):
     Raises:
         InputError: no such file, not a notebook of format 4, not Python, or parameters that cannot be read.
     """
-    path = Path(path)
+    path = checks.as_path(path, "notebook")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["nbformat"] != 4:

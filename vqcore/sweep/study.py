@@ -69,7 +69,7 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
     Raises:
         InputError: before anything starts.
     """
-    notebook = read_notebook(notebook)
+    notebook, folder = read_notebook(notebook), checks.as_path(folder, "folder")
     runs = expand(notebook, parameters, how)
     options = {
         "timeout": checks.as_real(timeout, "timeout", low=0, open_low=True, high=1e7),
@@ -77,7 +77,9 @@ def sweep(notebook, parameters, folder, *, how="grid", workers=None, scheduler=N
         "sweep": uuid.uuid4().hex,
     }
     retries = checks.as_count(retries, "retries", low=0, high=100)
-    workers = checks.as_count(workers or os.cpu_count() or 1, "workers", high=10_000)
+    workers = checks.as_count((os.cpu_count() or 1) if workers is None else workers, "workers", high=10_000)
+    if scheduler is not None and not (isinstance(scheduler, str) and scheduler):
+        raise InputError(f"scheduler={scheduler!r}: it must be an address such as 'tcp://HOST:8786'")
     options["preload"] = modules_to_preload(notebook.sources)
     if scheduler is None:
         _check_script()
