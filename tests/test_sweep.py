@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 
 import nbformat
 import numpy as np
@@ -14,6 +15,7 @@ from papermill.translators import PythonTranslator
 from studies import rows, sweep, write_notebook
 
 import vqcore as vq
+from vqcore.__main__ import main
 from vqcore.sweep import folder as store
 from vqcore.sweep.grid import canonical, conforming, expand, plain, values_of
 from vqcore.sweep.notebook import read_notebook
@@ -248,6 +250,41 @@ def test_a_damaged_run_is_replaced_in_whole(one_run):
     assert list((one_run / ".private").iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_a_record_that_the_notebook_wrote_is_none(tmp_path, kind):
+    folder = store.open_folder(tmp_path / "runs")
+    private = folder / ".private" / "ab-1"
+    private.mkdir()
+    for name in ("record.json", "failure.json"):
+        place = private / name
+        place.write_text("mine") if kind == "file" else place.mkdir() if kind == "folder" else place.symlink_to("nowhere")
+    store.publish(folder, "ab", private, {"key": "ab", "status": "done"})
+    assert store.proven(folder, "ab")
+    (folder / "done" / "ab").rename(private)
+    store.keep_failure(folder, "ab", private, {"kind": "error"})
+    assert store.failure(folder, "ab") == {"kind": "error"}
+
+
+def test_one_sweep_at_a_time_writes_the_table(tmp_path, notebook):
+    folder = store.open_folder(tmp_path / "runs")
+    writer = threading.Thread(target=write_table, args=(folder, read_notebook(notebook), []))
+    with store.locked(folder, "table"):
+        writer.start()
+        writer.join(0.3)
+        assert writer.is_alive() and not (folder / "results.json").exists()
+    writer.join()
+    assert (folder / "results.csv").exists()
+
+
+def test_no_column_hides_another():
+    machine = {"host": "h", "python": "3"}
+    record = {"key": "ab", "seconds": 1.5, "tries": 1, "started": "now", "threads": 1, "machine": machine, "versions": {"numpy": "2"}}
+    row = row_of(record | {"parameters": {"n": 1, "run_key": "mine"}, "results": {"n": 2, "run_seconds": 5, "a": 3}})
+    assert (row["n"], row["n_recorded"], row["a"]) == (1, 2, 3)
+    assert (row["run_key"], row["run_key_given"]) == ("ab", "mine")
+    assert (row["run_seconds"], row["run_seconds_recorded"]) == (1.5, 5)
+
+
 def test_a_lock_is_held_once_and_its_leftovers_are_only_then_removed(one_run):
     for name in ("ab-7", "cd-8"):
         (one_run / ".private" / name).mkdir()
@@ -338,6 +375,18 @@ def test_the_cell_at_fault_is_counted_as_its_author_does(cells, named):
 # ---- the command
 
 
+def test_a_disk_that_is_full_at_the_end_is_told_in_a_sentence(tmp_path, notebook, monkeypatch, capsys):
+    def full(*arguments):
+        raise OSError(28, "No space left on device", "results.json")
+
+    monkeypatch.setattr("vqcore.sweep.study.write_table", full)
+    study = read_notebook(notebook)
+    run = expand(study, {})[0]
+    publish(store.open_folder(tmp_path / "runs"), run.key)
+    assert main(["sweep", str(notebook), "-o", str(tmp_path / "runs")]) == 1
+    assert capsys.readouterr().err.startswith("vqcore sweep: No space left on device results.json; what is done stays")
+
+
 def test_what_is_wrong_is_said_before_anything_starts(tmp_path, notebook):
     for arguments in (["-p", "nn=1"], ["-p", "n=1.5"], ["-p", "n=1", "-p", "n=2"], ["-p", "n=1", "--workers", "-1"], ["--timeout", "0"]):
         done = sweep(notebook, tmp_path / "runs", *arguments)
@@ -357,6 +406,19 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path, notebook):
     done = sweep(notebook, tmp_path / "runs", "-p", "n=0:30", "--dry-run")
     assert done.returncode == 0 and "30 runs of small: 0 done, 30 to run" in done.stdout and "... and 10 more" in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+def test_whatever_a_run_writes_is_kept_and_a_cell_left_out_is_no_exit(tmp_path):
+    writes = "for name in ('log.txt', 'record.json'):\n    open(name, 'w').write('mine')"
+    notebook = write_notebook(tmp_path / "odd.ipynb", ["1 / 0", "# only words", "import vqcore as vq\nvq.record(a=1)", writes])
+    content = nbformat.read(notebook, 4)
+    content.cells[1].metadata["tags"] = ["skip-execution"]
+    nbformat.write(content, notebook)
+    study = vq.sweep.sweep(notebook, {}, tmp_path / "runs", workers=1, progress=False)
+    assert not study.failures and [row["a"] for row in study.rows] == [1]
+    home = tmp_path / "runs" / "done" / study.runs[0].key
+    assert sorted(path.name for path in home.iterdir()) == ["log.txt", "notebook.ipynb", "record.json"]
+    assert (home / "log.txt").read_text() == "mine"
 
 
 def test_a_study_runs_fails_truly_and_goes_on(tmp_path, notebook):

@@ -72,7 +72,7 @@ assert vq.fit_lloyd and vq.view
 """, """
 assert not hasattr(np, "left_behind") and "LEFT_BEHIND" not in os.environ and "left_behind" not in sys.modules
 assert plt.rcParams["lines.linewidth"] == 1.5 and plt.get_fignums() == [] and np.geterr()["over"] == "warn"
-assert set(os.listdir()) <= {"log.txt", "notebook.ipynb"} and "leak" not in globals() and os.getcwd().endswith(str(os.getppid()))
+assert set(os.listdir()) <= {"vqcore-run.log", "notebook.ipynb"} and "leak" not in globals() and os.getcwd().endswith(str(os.getppid()))
 """, """
 np.left_behind = leak = 1
 os.environ["LEFT_BEHIND"] = "1"

@@ -46,6 +46,10 @@ def main(chosen):
     except InputError as error:
         print(f"vqcore sweep: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        what = " ".join(map(str, filter(None, (error.strerror or error, error.filename))))
+        print(f"vqcore sweep: {what}; what is done stays in {chosen.folder}, and the same command goes on from there", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"interrupted; what is done stays in {chosen.folder}, and the same command goes on from there", file=sys.stderr)
         return INTERRUPTED
@@ -90,7 +94,8 @@ def closing_table(study):
     for found in study.failures[:MOST_SHOWN]:
         lines.append(f"  {found['kind']:12s}  {_spelt(given[found['key']])}")
         lines.append(f"  {'':12s}  {found['sentence']}")
-        lines.append(f"  {'':12s}  {study.folder / 'failed' / found['key']}")
+        kept = study.folder / "failed" / found["key"]
+        lines += [f"  {'':12s}  {kept}"] * kept.exists()
     if n_failed > MOST_SHOWN:
         lines.append(f"  ... and {n_failed - MOST_SHOWN:,} more, in {study.folder / 'results.json'}")
     lines.append(f"{len(study.rows):,} rows in {study.folder / 'results.csv'}")

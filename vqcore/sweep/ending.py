@@ -3,6 +3,8 @@
 import os
 import signal
 
+LOG = "vqcore-run.log"  # what a run and its kernel write to stderr, in their folder; no name that a notebook would choose
+
 
 def end_kernel(sockets):
     """Kill the kernel whose sockets are in this folder, with whatever the notebook started in its group."""

@@ -141,6 +141,8 @@ def digest_of(path):
 
 def publish(folder, key, private, record):
     """Rename a run's private folder to its place, in whole, its record written last; then forget its failures."""
+    # A record is this function's alone to write, whatever the notebook may have put there.
+    _remove(private / "record.json")
     for path in sorted(private.rglob("*")):
         if path.is_file():
             with open(path, "rb") as file:
@@ -152,8 +154,16 @@ def publish(folder, key, private, record):
     shutil.rmtree(folder / "failed" / key, ignore_errors=True)
 
 
+def _remove(path):
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def keep_failure(folder, key, private, found):
     """Keep how far a run came and why it ended, in the place of its last failure; done/ is not touched."""
+    _remove(private / "failure.json")
     write_whole(private / "failure.json", (json.dumps(found, indent=1) + "\n").encode())
     _take_place(folder, private, folder / "failed" / key)
 

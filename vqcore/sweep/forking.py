@@ -5,6 +5,8 @@ import os
 import signal
 import sys
 
+from vqcore.sweep.ending import LOG
+
 
 def fork_kernel(life):
     """Fork the process that will be the kernel; a `Waiting` for whoever called.
@@ -76,7 +78,7 @@ def _become_kernel(arguments, env, cwd):
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
-    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)

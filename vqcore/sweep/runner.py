@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from vqcore.sweep import folder as store
-from vqcore.sweep.ending import end_kernel
+from vqcore.sweep.ending import LOG, end_kernel
 from vqcore.sweep.recording import recorded
 
 NEEDED_BYTES = 4_000_000
@@ -66,7 +66,7 @@ def _locked_run(task, folder, sockets, waiting):
         notebook = _executed(task, folder, private, sockets, waiting)
         seconds = round(time.perf_counter() - start, 3)
         # What the libraries wrote to stderr matters only when something went wrong.
-        (private / "log.txt").unlink(missing_ok=True)
+        (private / LOG).unlink(missing_ok=True)
         done = {"status": "done", "results": recorded(notebook), "seconds": seconds}
         store.publish(folder, key, private, begun | done | _circumstances(task))
         return {"status": "done"}
@@ -90,13 +90,15 @@ def _executed(task, folder, private, sockets, waiting):
     source = folder / ".notebooks" / f"{task['notebook']['digest']}.ipynb"
     output = private / "notebook.ipynb"
     os.chdir(private)
-    with open("log.txt", "ab", buffering=0) as log:
+    with open(LOG, "ab", buffering=0) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     _papermill(source, output, task, sockets, waiting)
     notebook = json.loads(output.read_bytes())
     for cell in notebook["cells"]:
-        if cell["cell_type"] == "code" and "".join(cell["source"]).strip():
+        # nbclient leaves out what is tagged so.
+        left_out = "skip-execution" in cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "code" and "".join(cell["source"]).strip() and not left_out:
             ends = [o for o in cell["outputs"] if o["output_type"] == "error" and o.get("ename") == "SystemExit"]
             if ends or cell["execution_count"] is None:
                 # papermill reports success here, although the cells below did not run.

@@ -16,23 +16,29 @@ def proven_records(folder, notebook):
 
 
 def row_of(record):
-    """A record as a flat row: parameters, results, and `run_...` for the circumstances of the run."""
+    """A record as a flat row: parameters, results, and `run_...` for the circumstances of the run.
+
+    A result with the name of another column becomes `..._recorded`, a parameter with that of a circumstance `..._given`.
+    """
     machine, versions = record["machine"], record["versions"]
-    row = dict(record["parameters"])
-    for name, value in record["results"].items():
-        row[f"{name}_recorded" if name in row else name] = value
     about = {"key": record["key"], "seconds": record["seconds"], "tries": record["tries"], "started": record["started"]}
     about |= {"host": machine["host"], "python": machine["python"], "threads": record["threads"], **versions}
-    return row | {f"run_{name}": value for name, value in about.items()}
+    about = {f"run_{name}": value for name, value in about.items()}
+    row = {f"{name}_given" if name in about else name: value for name, value in record["parameters"].items()}
+    for name, value in record["results"].items():
+        row[f"{name}_recorded" if name in row or name in about else name] = value
+    return row | about
 
 
 def write_table(folder, notebook, failures):
     """Write results.csv and results.json, each in whole; the rows."""
-    records = proven_records(folder, notebook)
-    rows = [row_of(record) for record in records]
-    everything = {"notebook": notebook.name, "digest": notebook.digest, "runs": records, "failed": failures}
-    store.write_whole(folder / "results.json", (json.dumps(everything, indent=1) + "\n").encode())
-    store.write_whole(folder / "results.csv", _csv(rows, notebook.declared).encode())
+    # What another sweep of this folder proves in between must not be missing from the table that is written last.
+    with store.locked(folder, "table", wait=True):
+        records = proven_records(folder, notebook)
+        rows = [row_of(record) for record in records]
+        everything = {"notebook": notebook.name, "digest": notebook.digest, "runs": records, "failed": failures}
+        store.write_whole(folder / "results.json", (json.dumps(everything, indent=1) + "\n").encode())
+        store.write_whole(folder / "results.csv", _csv(rows, notebook.declared).encode())
     return rows
 
 
