@@ -1,7 +1,7 @@
 """How long from a key, or a drag, to new pixels? Every explorer in JupyterLab in a headless browser (`make latency`).
 
 5,000 points and 64 codewords where an explorer has them. Every slider is moved twelve times by one step onward, as
-when it is played, and twelve times by several steps, which nobody could foresee; the clock starts when the browser
+when it is played, and fourteen times as nobody could foresee; the clock starts when the browser
 hears the key or the pointer and stops when it has painted the new picture. What is dragged or played should take less
 than 50 ms in the median, everything else less than 100 ms. The last line tells what the machine takes, today, from key
 to pixels when a picture is ready: if that is far above 40 ms, it is busy with something else.
@@ -54,7 +54,7 @@ def timed(page, picture, act, kind="keydown"):
 
 
 def of_slider(page, handle, picture):
-    """Twelve steps onward, twelve back where all pictures are ready, and twelve jumps."""
+    """Twelve steps onward, back where all pictures are ready, and moves of changing length and direction."""
     handle.focus()
     page.keyboard.press("Home")
     page.wait_for_timeout(400)
@@ -63,7 +63,7 @@ def of_slider(page, handle, picture):
     page.keyboard.press("End")
     page.wait_for_timeout(400)
     jumps = []
-    for key in ["PageDown"] * 6 + ["ArrowLeft", "ArrowLeft"] + ["PageUp"] * 5:
+    for key in ["PageDown", "ArrowLeft"] * 3 + ["PageUp", "ArrowLeft", "PageDown", "ArrowRight"] * 2:
         jumps.append(timed(page, picture, lambda key=key: page.keyboard.press(key)))
     return onward[1:], jumps  # the first step has no direction yet
 

@@ -157,6 +157,21 @@ def test_every_exhibit_answers_the_keyboard(page, number):
     assert width <= 1024
 
 
+@browsing.needs_chromium
+def test_after_hasty_keys_the_picture_is_that_of_the_controls(page):
+    """Pictures that lay ready in the browser must not stay when the controls have moved on."""
+    page.get_by_role("button", name="Lloyd, step by step", exact=True).click()
+    shown = page.locator(".vqcore-exhibit-2")
+    handle, picture = shown.locator(".noUi-handle").first, shown.locator("img.vqcore-picture")
+    handle.focus()
+    for keys in ("RRRRLRLLRRRL", "RLRLRL", "RRLL", "LLRRRRRR", "RL"):
+        for key in keys:
+            page.keyboard.press({"R": "ArrowRight", "L": "ArrowLeft"}[key])
+        page.wait_for_timeout(600)
+        step = int(float(handle.get_attribute("aria-valuenow")))
+        assert f"step {step} of" in picture.get_attribute("alt")
+
+
 MESSAGES = """async ([address, id, code]) => {
   const socket = new WebSocket(`${address.replace("http", "ws")}/api/kernels/${id}/channels`), heard = [];
   socket.onmessage = (e) => { if (typeof e.data === "string") heard.push(JSON.parse(e.data).msg_type); };

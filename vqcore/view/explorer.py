@@ -45,7 +45,8 @@ class Explorer:
         self.controls = dict(controls)
         self._canvas, self._frames, self._ahead = None, {}, None
         first = self.frame(self.state)
-        self.picture = Picture(value=first, format=self.kind, alt=self.summary(), width=self._canvas.width)
+        self.picture = Picture(value=first, format=self.kind, alt=self.summary(), width=self._canvas.width,
+                               at=self._places(self.state))  # fmt: skip
         self.caption = ipywidgets.HTML()
         row = ipywidgets.HBox([*also, *self.controls.values()], layout=ipywidgets.Layout(flex_flow="row wrap"))
         self.widget = ipywidgets.VBox([row, self.picture, self.caption])
@@ -93,7 +94,7 @@ class Explorer:
 
     def _follow(self, change=None):
         summary = self.summary()
-        self.picture.show(self.frame(self.state), summary)
+        self.picture.show(self.frame(self.state), summary, self._places(self.state))
         # The numbers come from laws, names and files: text, never markup. A screen reader speaks a status.
         self.caption.value = f'<div role="status" style="line-height:1.4">{html.escape(summary)}</div>'
         self._look_ahead(change)
@@ -108,13 +109,26 @@ class Explorer:
         except RuntimeError:
             return  # a script: nobody moves on by hand
         if following is not None:
-            self._ahead = loop.call_later(0.001, self.frame, following)
+            self._ahead = loop.call_later(0.001, self._offer, following)
+
+    def _offer(self, following):
+        """Draw what follows a move, and lay it ready in the browser."""
+        self.picture.offer(self.frame(following), self.describe(following), self._places(following))
+
+    def _places(self, state):
+        """A state as the browser knows it: the model id of each control to a trait and its value."""
+        places = {}
+        for name, control in self.controls.items():
+            values = getattr(control, "_options_values", None)  # a list speaks of places in it
+            place = ["value", state[name]] if values is None else ["index", values.index(state[name])]
+            places[control.model_id] = place
+        return places
 
     def _following(self, change):
         """The state in which the changed control has gone once more as far, or None."""
         control, state = change["owner"], self.state
         (name,) = (name for name, other in self.controls.items() if other is control)
-        options = getattr(control, "options", None)
+        options = getattr(control, "_options_values", None)
         before, now = (options.index(change[which]) if options else change[which] for which in ("old", "new"))
         if isinstance(now, bool):
             return None

@@ -3,17 +3,31 @@ function render({ model, el }) {
   const picture = el.appendChild(document.createElement("img"));
   picture.className = "vqcore-picture";
   picture.style.cssText = `display:block;width:${model.get("width")}px;max-width:100%;height:auto`;
-  let address = null;
-  const draw = () => {
+  let address = null, stop = [];
+  const show = (bytes, words) => {
     const old = address;
-    address = URL.createObjectURL(new Blob([model.get("value")], { type: `image/${model.get("format")}` }));
+    address = URL.createObjectURL(new Blob([bytes], { type: `image/${model.get("format")}` }));
     picture.src = address;
-    picture.alt = model.get("alt"); // a text, never markup
+    picture.alt = words; // a text, never markup
     if (old) URL.revokeObjectURL(old);
   };
-  model.on("change:value", draw);
-  model.on("change:alt", draw);
+  const draw = () => show(model.get("value"), model.get("alt"));
+  const listen = (source, event, act) => { source.on(event, act); stop.push(() => source.off(event, act)); };
+  listen(model, "change:value", draw);
+  listen(model, "change:alt", draw);
+  // As soon as the controls stand where a picture belongs, it is shown; Python says the same a little later.
+  Promise.all(Object.keys(model.get("at")).map((id) => model.widget_manager.get_model(id))).then((controls) => {
+    const met = (at) => controls.length && controls.every((one) => {
+      const [trait, value] = at[one.model_id] || [];
+      return trait && one.get(trait) === value;
+    });
+    const follow = () => {
+      if (met(model.get("ahead_at"))) show(model.get("ahead"), model.get("ahead_alt"));
+      else if (met(model.get("at"))) draw();
+    };
+    for (const control of controls) listen(control, "change", follow);
+  });
   draw();
-  return () => { model.off("change:value", draw); model.off("change:alt", draw); URL.revokeObjectURL(address); };
+  return () => { stop.forEach((act) => act()); URL.revokeObjectURL(address); };
 }
 export default { render };
