@@ -6,11 +6,13 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import dask
 import dask.array as da
+import numba
 import numpy as np
 import pytest
 from bad_input import CASES, FUNCTIONS, outcome
@@ -18,7 +20,7 @@ from dask.callbacks import Callback
 from studies import wait_until
 
 import vqcore as vq
-from vqcore.kernels import blocks, conformance, one_block, passes
+from vqcore.kernels import blocks, compiled, conformance, one_block, passes
 
 RNG = np.random.default_rng(0)
 BASE = RNG.standard_normal((3000, 6))
@@ -616,24 +618,41 @@ def test_a_file_four_times_as_large_as_memory_may_be(tmp_path, start):
 # ---- speed
 
 
-def seconds_of_a_pass(points, codebook, n_workers):
+def seconds(work):
     begin = time.perf_counter()
-    with dask.config.set(scheduler="threads", num_workers=n_workers):
-        vq.distortion(points, codebook)
+    work()
     return time.perf_counter() - begin
 
 
 @pytest.mark.slow
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core")
 def test_two_workers_are_nearly_twice_as_fast():
-    """Assignment-bound: 4096 codewords. Interleaved, the best of several; a busy machine is given more tries."""
-    points = in_blocks(RNG.standard_normal((200_000, 32)).astype(np.float32), 10_000)
-    codebook = RNG.standard_normal((4096, 32))
-    seconds_of_a_pass(points, codebook, 2)
-    one, two = np.inf, np.inf
-    for _ in range(60):
-        one, two = min(one, seconds_of_a_pass(points, codebook, 1)), min(two, seconds_of_a_pass(points, codebook, 2))
-        if one >= 1.8 * two:
+    """Assignment-bound: 4096 codewords. Interleaved, the best of several; a busy machine is given more tries.
+
+    Two plain threads with half of the points each tell whether there is a second core at all for the time being.
+    """
+    points, codebook = RNG.standard_normal((200_000, 32)).astype(np.float32), RNG.standard_normal((4096, 32))
+    there = in_blocks(points, 10_000)
+
+    def by_dask(n_workers):
+        with dask.config.set(scheduler="threads", num_workers=n_workers):
+            vq.distortion(there, codebook)
+
+    def by_hand(n_workers):
+        with ThreadPoolExecutor(n_workers) as pool:
+            list(pool.map(lambda half: compiled.assign(half, codebook), (points[:100_000], points[100_000:])))
+
+    runs = {(work, n_workers): np.inf for work in (by_dask, by_hand) for n_workers in (1, 2)}
+    ratio = lambda work: runs[work, 1] / runs[work, 2]  # noqa: E731
+    by_dask(2)
+    if numba.threading_layer() == "workqueue":
+        pytest.skip("numba has only its workqueue here, in which threads take turns")
+    for _ in range(40):
+        for work, n_workers in runs:
+            runs[work, n_workers] = min(runs[work, n_workers], seconds(lambda: work(n_workers)))
+        if ratio(by_dask) >= 1.8 and ratio(by_hand) >= 1.8:
             break
-    print(f"one worker {one:.3f} s, two {two:.3f} s: {one / two:.2f} times")
-    assert one >= 1.7 * two
+    print(f"two workers are {ratio(by_dask):.2f} times as fast as one, two plain threads {ratio(by_hand):.2f} times")
+    if ratio(by_hand) < 1.8 and ratio(by_dask) < 1.7:
+        pytest.skip(f"others use the second core: two plain threads are {ratio(by_hand):.2f} times as fast as one")
+    assert ratio(by_dask) >= 1.7
