@@ -19,7 +19,8 @@ function render({ model, el }) {
   Promise.all(Object.keys(model.get("at")).map((id) => model.widget_manager.get_model(id))).then((controls) => {
     const met = (at) => controls.length && controls.every((one) => {
       const [trait, value] = at[one.model_id] || [];
-      return trait && one.get(trait) === value;
+      const now = one.get(trait); // sliders add up their steps, with rounding
+      return trait && (now === value || (typeof now === "number" && Math.abs(now - value) < 1e-9));
     });
     const follow = () => {
       if (met(model.get("ahead_at"))) show(model.get("ahead"), model.get("ahead_alt"));
