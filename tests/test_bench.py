@@ -120,14 +120,21 @@ def test_who_raises_is_written_down_and_the_others_go_on():
 
 
 def test_if_vqcore_raises_the_row_is_short_and_wrong():
-    report = Report()
+    report = Report(quick=False)
     report.compare("assign", "a case", 1.0, {"vqcore": raises(MemoryError("no")), "other": returns(1)}, agree=int.__eq__)
     (found,) = report.rows
     assert found.is_short and found.is_wrong and report.short == [found] and found.failed == {"vqcore": "MemoryError: no"}
 
 
+def test_bars_are_for_the_full_cases():
+    for quick in (True, False):
+        report = Report(quick)
+        report.add("assign", "a case", 2.0, {"vqcore": [1.0], "peer": [1.0]})
+        assert report.rows[0].bar == (None if quick else 2.0) and len(report.short) == (not quick)
+
+
 def test_contenders_apart_make_rows_of_their_own():
-    report = Report()
+    report = Report(quick=False)
     contenders = {"vqcore": returns(7), "peer": returns(7), "limit": returns(None)}
     report.compare("assign", "a case", 1.3, contenders, agree=int.__eq__, apart={"limit": 0.5})
     together, apart = report.rows
@@ -163,7 +170,7 @@ def test_a_summary_says_who_agrees_in_all_cases_and_what_else_happened():
 
 
 def test_the_page_names_every_row_and_shows_first_what_falls_short():
-    report = Report()
+    report = Report(quick=False)
     report.add("fine", "a case", 1.0, {"vqcore": [1.0], "peer": [2.0], "third": [5.0]})
     report.add("near", "a case", 2.0, {"vqcore": [1.0], "peer": [1.9]})
     report.add("far", "b | case", 8.0, {"vqcore": [1.0], "peer": [2.0]}, agrees={"peer": False})

@@ -174,8 +174,8 @@ class Report:
         return seconds, {"agrees": agrees, "missing": missing, "failed": failed}
 
     def add(self, work, case, bar, seconds, **found):
-        """Put down a row; `found` are further attributes of `Row`."""
-        self.rows.append(Row(work, case, bar, dict(seconds), **found))
+        """Put down a row; `found` are further attributes of `Row`. Bars are for the full cases."""
+        self.rows.append(Row(work, case, None if self.quick else bar, dict(seconds), **found))
 
     def attempt(self, work, case, run, *arguments):
         """run(*arguments), which adds rows of its own; if it raises, that is the row."""
