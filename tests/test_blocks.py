@@ -38,7 +38,7 @@ def near(got, want, tolerance=1e-9):
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 
 
-def same_fit(got, want):
+def assert_same_fit(got, want):
     assert isinstance(got.codes, da.Array) and got.codes.dtype == np.int64
     np.testing.assert_array_equal(got.codes.compute(), want.codes)
     near(got.codebook, want.codebook)
@@ -75,7 +75,7 @@ def test_lloyd_equals_that_in_memory(points, start, options):
         want = vq.fit_lloyd(points, 12, start=start, n_steps=12, sample_weight=weights, seed=3)
         with dask.config.set(options):
             for chunks in (3000, 701):
-                same_fit(vq.fit_lloyd(in_blocks(points, chunks), 12, start, 12, sample_weight=weights, seed=3), want)
+                assert_same_fit(vq.fit_lloyd(in_blocks(points, chunks), 12, start, 12, sample_weight=weights, seed=3), want)
 
 
 @pytest.mark.parametrize("empty", ["split", "farthest", "drop", "keep"])
@@ -86,7 +86,7 @@ def test_empty_cells_are_repaired_as_in_memory(empty):
     want = vq.fit_lloyd(points, 8, start=start, empty=empty, seed=1)
     assert sum(want.n_repairs) > 0 or empty == "keep"
     for chunks in (900, 77):
-        same_fit(vq.fit_lloyd(in_blocks(points, chunks), 8, start=start, empty=empty, seed=1), want)
+        assert_same_fit(vq.fit_lloyd(in_blocks(points, chunks), 8, start=start, empty=empty, seed=1), want)
     with pytest.raises(vq.EmptyCellError):
         vq.fit_lloyd(in_blocks(points), 8, start=start, empty="error")
 
@@ -94,10 +94,10 @@ def test_empty_cells_are_repaired_as_in_memory(empty):
 @pytest.mark.parametrize("chunks", [(1000, 2), ((0, 1, 0, 1999, 1000, 0), 6), (1000, 1)], ids=str)
 def test_chunks_of_features_are_merged_and_empty_blocks_are_none(chunks):
     points = in_blocks(BASE, chunks)
-    same_fit(vq.fit_lloyd(points, 9, n_steps=5), vq.fit_lloyd(BASE, 9, n_steps=5))
-    same_fit(vq.fit_lloyd(points, 9, n_steps=5, empty="farthest"), vq.fit_lloyd(BASE, 9, n_steps=5, empty="farthest"))
+    assert_same_fit(vq.fit_lloyd(points, 9, n_steps=5), vq.fit_lloyd(BASE, 9, n_steps=5))
+    assert_same_fit(vq.fit_lloyd(points, 9, n_steps=5, empty="farthest"), vq.fit_lloyd(BASE, 9, n_steps=5, empty="farthest"))
     line = da.from_array(BASE[:, 0], chunks=(chunks[0],))
-    same_fit(vq.fit_lloyd(line, 9), vq.fit_lloyd(BASE[:, 0], 9))
+    assert_same_fit(vq.fit_lloyd(line, 9), vq.fit_lloyd(BASE[:, 0], 9))
     assert vq.distortion(points, BASE[:4]) == pytest.approx(vq.distortion(BASE, BASE[:4]), rel=1e-12)
     np.testing.assert_array_equal(vq.encode(points, BASE[:4]).compute(), vq.encode(BASE, BASE[:4]))
 
@@ -105,14 +105,14 @@ def test_chunks_of_features_are_merged_and_empty_blocks_are_none(chunks):
 @pytest.mark.parametrize("dtype", ["float16", "float32", ">f4", "int8", "uint16", "int64", "float64"])
 def test_any_number_type(dtype):
     points = (BASE * 20).astype(dtype) if dtype != "uint16" else np.abs(BASE * 20).astype(dtype)
-    same_fit(vq.fit_lloyd(in_blocks(points), 5, n_steps=4), vq.fit_lloyd(points, 5, n_steps=4))
+    assert_same_fit(vq.fit_lloyd(in_blocks(points), 5, n_steps=4), vq.fit_lloyd(points, 5, n_steps=4))
 
 
 def test_distances_kept_or_computed_anew_start_alike(monkeypatch):
     points, want = in_blocks(BASE), vq.fit_lloyd(BASE, 20, n_steps=0, sample_weight=WEIGHTS)
-    same_fit(vq.fit_lloyd(points, 20, n_steps=0, sample_weight=in_blocks(WEIGHTS, 450)), want)
+    assert_same_fit(vq.fit_lloyd(points, 20, n_steps=0, sample_weight=in_blocks(WEIGHTS, 450)), want)
     monkeypatch.setattr(blocks, "KEPT_BYTES", 0)
-    same_fit(vq.fit_lloyd(points, 20, n_steps=0, sample_weight=in_blocks(WEIGHTS, 450)), want)
+    assert_same_fit(vq.fit_lloyd(points, 20, n_steps=0, sample_weight=in_blocks(WEIGHTS, 450)), want)
 
 
 def test_em_equals_that_in_memory():
@@ -120,11 +120,11 @@ def test_em_equals_that_in_memory():
         want = vq.fit_em(BASE.T, 40, 8, start=start, seed=2)
         for chunks in ((6, 3000), (6, 701), (4, 1000)):
             got = vq.fit_em(in_blocks(BASE.T, chunks), 40, 8, start=start, seed=2)
-            same_fit(got, want)
+            assert_same_fit(got, want)
             near(got.half_steps, want.half_steps)
     # A start with codewords that nobody chooses: cells are divided, then far columns taken.
     points, start = np.repeat(BASE[:50], 8, axis=0), np.vstack([BASE[:30], np.full((15, 6), 90.0)])
-    same_fit(vq.fit_em(in_blocks(points.T, (6, 90)), 45, start=start), vq.fit_em(points.T, 45, start=start))
+    assert_same_fit(vq.fit_em(in_blocks(points.T, (6, 90)), 45, start=start), vq.fit_em(points.T, 45, start=start))
 
 
 @pytest.mark.parametrize("rotation", [None, np.linalg.qr(BASE[:6])[0]], ids=["plain", "rotated"])
@@ -374,7 +374,7 @@ def test_a_block_that_is_not_as_announced_is_refused(lie, words):
 
 def test_a_block_of_another_float_type_is_what_was_announced():
     points = in_blocks(BASE.astype(np.float32)).map_blocks(lambda block: block.astype(np.float64), meta=np.empty((0, 0), np.float32))
-    same_fit(vq.fit_lloyd(points, 5, n_steps=3), vq.fit_lloyd(BASE.astype(np.float32), 5, n_steps=3))
+    assert_same_fit(vq.fit_lloyd(points, 5, n_steps=3), vq.fit_lloyd(BASE.astype(np.float32), 5, n_steps=3))
 
 
 def test_dask_is_imported_only_for_dask_arrays():
@@ -392,7 +392,7 @@ def test_a_file_is_an_array_in_blocks(tmp_path):
     assert points.chunks == ((700, 700, 700, 700, 200), (6,)) and points.dtype == np.float32
     np.testing.assert_array_equal(points.compute(), FAR)
     assert len(pickle.dumps(points)) < 5000, "the file itself is not in the graph"
-    same_fit(vq.fit_lloyd(points, 7, n_steps=5), vq.fit_lloyd(FAR, 7, n_steps=5))
+    assert_same_fit(vq.fit_lloyd(points, 7, n_steps=5), vq.fit_lloyd(FAR, 7, n_steps=5))
     assert vq.data.npy_file(tmp_path / "points.npy").npartitions == 1
     for array in (BASE[:, 0], np.asfortranarray(BASE), np.arange(12, dtype=np.uint8).reshape(3, 2, 2), np.zeros((0, 3))):
         np.save(tmp_path / "other.npy", array)

@@ -15,7 +15,7 @@ def searched_in_full(points, codebook, sample_weight=None):
     return codes, sq_dists, sums, mass, compiled.accumulate(sq_dists, codes, len(codebook), sample_weight)[0]
 
 
-def follow(points, codebooks, sample_weight=None):
+def assert_follows(points, codebooks, sample_weight=None):
     """Compare every step with a full search; how many points each step searched."""
     steps, counts = Steps(points, sample_weight), []
     for number, codebook in enumerate(codebooks):
@@ -40,15 +40,15 @@ def test_steps_of_lloyd(dtype, n, dim, n_codewords, offset):
     points = (rng.standard_normal((n, dim)) + offset).astype(dtype)
     weights = rng.random(n)
     codebook = points[:n_codewords].astype(np.float64)
-    follow(points, lloyd(points, codebook, 12))
-    follow(points, lloyd(points, codebook, 6, weights), weights)
+    assert_follows(points, lloyd(points, codebook, 12))
+    assert_follows(points, lloyd(points, codebook, 6, weights), weights)
 
 
 def test_points_at_rest_are_not_searched():
     rng = np.random.default_rng(0)
     centers = 20 * rng.standard_normal((30, 8))
     points = (centers[rng.integers(30, size=20_000)] + rng.standard_normal((20_000, 8))).astype(np.float32)
-    counts = follow(points, lloyd(points, centers + 0.1, 8))
+    counts = assert_follows(points, lloyd(points, centers + 0.1, 8))
     assert counts[0] == 20_000
     assert max(counts[1:]) < 200
 
@@ -69,7 +69,7 @@ def test_codewords_that_jump(dtype):
         yield book[:9]
         yield book[:9] / 2
 
-    follow(points, books())
+    assert_follows(points, books())
 
 
 @pytest.mark.parametrize("scale, outlier", [(1.0, 1e20), (1e-20, 1.0), (1e18, 1e30), (1e-15, 1e-12), (1.0, 3e38)])
@@ -78,7 +78,7 @@ def test_scores_that_leave_float32(scale, outlier):
     points = (scale * rng.standard_normal((500, 4))).astype(np.float32)
     points[7] = outlier
     near = scale * rng.standard_normal((6, 4))
-    follow(points, [near, near * 1.001, near * 1.002, np.concatenate([near[:5], np.full((1, 4), outlier)])])
+    assert_follows(points, [near, near * 1.001, near * 1.002, np.concatenate([near[:5], np.full((1, 4), outlier)])])
 
 
 @settings(max_examples=60, deadline=None)
@@ -87,4 +87,4 @@ def test_any_walk_of_the_codewords(seed, dim, n_codewords, stride):
     rng = np.random.default_rng(seed)
     points = np.round(4 * rng.standard_normal((400, dim))) / 4
     walk = rng.standard_normal((n_codewords, dim)) + stride * rng.standard_normal((8, n_codewords, dim)).cumsum(axis=0) ** 3
-    follow(points, np.round(8 * walk) / 8)
+    assert_follows(points, np.round(8 * walk) / 8)
