@@ -13,7 +13,7 @@ from libraries import LIBRARIES, to_library, to_numpy
 
 from vqcore import FormatError, InputError
 from vqcore.bits import LAYOUTS, elias_lengths, n_words_for, pack, pack_elias, unpack, unpack_elias
-from vqcore.kernels import packing_tensors
+from vqcore.kernels import lanes, packing_tensors
 
 DENSE_STREAMS = {3: "d1581f", 5: "410c52cc01", 11: "0110c000085000031c0000"}
 DENSE_WORDS = [0x300500800C01001, 0x1802C0500901001C, 0x2003C0700D0]
@@ -29,6 +29,7 @@ ELIAS = {
     100: ("0000001100100", "00111100100", "1011011001000"),
 }
 NAMES = ("gamma", "delta", "omega")
+INTEGERS = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64"]
 
 
 def random_codes(n_bits, n, seed=0):
@@ -142,6 +143,40 @@ def test_every_integer_dtype_and_stride(dtype):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_codes_come_in_every_dtype_that_holds_them_and_in_no_other(library, layout):
+    for n_bits, n in itertools.product([1, 4, 5, 7, 8, 10, 12, 15, 16, 20, 31, 32, 40, 63, 64], [0, 1, 77, 9001]):
+        codes = random_codes(n_bits, n)
+        words = to_library(pack(codes, n_bits, layout).view("uint64" if library == "numpy" else "int64"), library)
+        for name in INTEGERS:
+            for dtype in [name, np.dtype(name)] + [np.dtype(name).newbyteorder(">"), getattr(torch, name)]:
+                foreign = library == "numpy" and isinstance(dtype, torch.dtype)
+                if foreign or n_bits > np.iinfo(name).max.bit_length():
+                    with pytest.raises(InputError, match="dtype"):
+                        unpack(words, n_bits, n, layout, dtype)
+                    continue
+                back = unpack(words, n_bits, n, layout, dtype)
+                assert type(back) is type(words) and getattr(back, "device", None) == getattr(words, "device", None)
+                assert back.dtype == (np.dtype(dtype) if library == "numpy" else getattr(torch, name))
+                np.testing.assert_array_equal(to_numpy(back).astype(np.uint64), codes)
+
+
+@pytest.mark.parametrize("n_bits", range(1, 65))
+def test_an_instruction_moves_fields_as_the_steps_do(n_bits):
+    lane, moves = lanes.lanes_for(n_bits)
+    per_item, moves, mask = 8 // lane.itemsize, tuple(moves), np.uint64(2**n_bits - 1)
+    for item in random_codes(64, 50, n_bits):
+        fields = np.array([item]).view(lane.dtype).astype(np.uint64) & mask
+        joined = sum(int(field) << n_bits * i for i, field in enumerate(fields))
+        apart = np.array([joined >> n_bits * i & int(mask) for i in range(per_item)]).astype(lane.dtype).view(np.uint64)
+        above = np.uint64(0 if n_bits * per_item == 64 else int(item) << n_bits * per_item & 2**64 - 1)
+        for way in (lanes.together, lanes.together_by_steps):
+            assert way(item, moves) == joined
+        for way in (lanes.apart, lanes.apart_by_steps):
+            assert way(np.uint64(joined) | above, moves) == apart[0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_words_that_cannot_be_right_are_refused(library, layout):
     words = pack(to_library(np.arange(30), library), 5, layout)
     for n_codes in (29 - 12, 30 + 13, 2**31, 2**60):
@@ -178,6 +213,10 @@ def test_bad_arguments_are_refused():
             unpack(words, 4, 8)
     with pytest.raises(InputError, match="layout"):
         pack(good, 4, "sparse")
+    for words in (pack(good, 4), pack(torch.from_numpy(good), 4)):
+        for dtype in (float, "float32", bool, complex, object, "U4", "i4, i4", "sparse", 8, [1], torch.float32, torch.bool):
+            with pytest.raises(InputError, match="dtype"):
+                unpack(words, 4, 8, dtype=dtype)
 
 
 @pytest.mark.parametrize("code", NAMES)

@@ -29,18 +29,23 @@ def pack(codes, n_bits, layout="dense"):
     n_bits, layout = as_count(n_bits, "n_bits", 1, 64), as_choice(layout, "layout", LAYOUTS)
     flat = table_for(codes, "codes").to_points(codes, "codes", integers=True).reshape(-1)
     packing = packing_for(flat)
-    if not packing.fits(flat, n_bits):
+    words = packing.pack(flat, n_bits, layout, n_words_for(len(flat), n_bits, layout))
+    if words is None:
         low, high = table_for(flat).extent(flat)
         allowed = f"with n_bits={n_bits} they must lie in [0, {2**n_bits - 1}]"
         raise InputError(f"codes reach from {low} to {high}: {allowed}")
-    return packing.pack(flat, n_bits, layout, n_words_for(len(flat), n_bits, layout))
+    return words
 
 
-def unpack(words, n_bits, n_codes, layout="dense"):
-    """The codes (n_codes,) int64 that `pack` put into the words; 64 bits wide they come as uint64, in torch as int64.
+def unpack(words, n_bits, n_codes, layout="dense", dtype=None):
+    """The codes (n_codes,) that `pack` put into the words.
+
+    Args:
+        dtype: an integer type that holds n_bits; None for int64, and for codes of 64 bits uint64 (in torch int64 of
+            the same bits). A narrow type is the quicker for being less to write.
 
     Raises:
-        InputError: the words are not uint64 (n_words,), in torch int64.
+        InputError: the words are not uint64 (n_words,), in torch int64, or the dtype cannot hold the codes.
         FormatError: there are too few or too many words for n_codes, or a spare bit is set.
     """
     n_bits, layout = as_count(n_bits, "n_bits", 1, 64), as_choice(layout, "layout", LAYOUTS)
@@ -49,12 +54,15 @@ def unpack(words, n_bits, n_codes, layout="dense"):
     read = packing.to_words(words)
     if read is None:
         raise InputError(f"words are {_said(words)}: they must be a row of uint64 as pack makes it (int64 in torch)")
+    wanted = packing.codes_dtype(dtype, n_bits)
+    if wanted is None:
+        raise InputError(f"dtype={dtype!r}: it must be an integer type that can hold codes of {n_bits} bits, or None")
     n_words = n_words_for(n_codes, n_bits, layout)
     if len(read) != n_words:
         raise FormatError(f"{n_codes} codes of {n_bits} bits fill {n_words} words ({layout}): there are {len(read)}")
     if packing.spare_bits(read, n_bits, n_codes, layout):
         raise FormatError(f"bits beyond the {n_codes} codes are set: words are damaged, or n_codes or n_bits is wrong")
-    return packing.unpack(read, n_bits, n_codes, layout)
+    return packing.unpack(read, n_bits, n_codes, layout, wanted)
 
 
 def n_words_for(n_codes, n_bits, layout="dense"):

@@ -261,7 +261,7 @@ def _read(message):
         raise FormatError("the checksum is not that of the message: something in it was changed")
     if packing.spare_bits(words, width, n_codes, message.layout):
         raise FormatError("bits of the words that belong to no value are set")
-    codes = packing.unpack(words, width, n_codes, message.layout)
+    codes = packing.unpack(words, width, n_codes, message.layout, packing.codes_dtype(None, width))
     _check_codes(codes, n_values, n_bits, ternary)
     return codes[:n_values], norms
 

@@ -24,26 +24,29 @@ def bits_of(norms):
     return norms.contiguous().view(torch.int64)
 
 
-def fits(codes, n_bits):
-    """Whether every code lies in [0, 2**n_bits); at 64 bits an int64 stands for the uint64 of its bits."""
-    if n_bits == 64 or not len(codes):
-        return True
-    low, high = torch.aminmax(codes)
-    return low.item() >= 0 and high.item() >> n_bits == 0
+def codes_dtype(dtype, n_bits):
+    """The dtype of unpacked codes, int64 (in which 64 bits stand for a uint64) if it is None; None where it cannot be."""
+    if dtype is None:
+        return torch.int64
+    known = packing.codes_dtype(_name(dtype) if isinstance(dtype, torch.dtype) else dtype, n_bits)
+    return None if known is None else getattr(torch, known.name)
 
 
 def pack(codes, n_bits, layout, n_words):
-    """The words (n_words,) of flat codes (n,)."""
+    """The words (n_words,) of flat codes (n,), or None where one of them does not fit."""
     if codes.device.type == "cpu":
-        return torch.from_numpy(packing.pack(codes.numpy(), n_bits, layout, n_words).view(np.int64))
-    return pack_on_device(codes.long(), n_bits, layout, n_words)
+        host = codes.numpy() if n_bits < 64 else codes.numpy().view(np.uint64)
+        words = packing.pack(host, n_bits, layout, n_words)
+        return None if words is None else torch.from_numpy(words.view(np.int64))
+    return pack_on_device(codes.long(), n_bits, layout, n_words) if _fits(codes, n_bits) else None
 
 
-def unpack(words, n_bits, n_codes, layout):
-    """The codes (n_codes,) in words of exactly the right number, int64."""
+def unpack(words, n_bits, n_codes, layout, dtype):
+    """The codes (n_codes,) in words of exactly the right number, in a dtype that can hold them."""
     if words.device.type == "cpu":
-        return torch.from_numpy(packing.unpack(words.numpy().view(np.uint64), n_bits, n_codes, layout).view(np.int64))
-    return unpack_on_device(words, n_bits, n_codes, layout)
+        host, near = words.numpy().view(np.uint64), np.dtype(_name(dtype))
+        return torch.from_numpy(packing.unpack(host, n_bits, n_codes, layout, near))
+    return unpack_on_device(words, n_bits, n_codes, layout).to(dtype)
 
 
 def spare_bits(words, n_bits, n_codes, layout):
@@ -122,6 +125,19 @@ def spare_bits_on_device(words, n_bits, n_codes, layout):
     """As `spare_bits`, by packing codes of nothing but ones: what they leave 0 is spare."""
     ones = words.new_full((n_codes,), -1 if n_bits == 64 else 2**n_bits - 1)
     return bool((words & ~pack_on_device(ones, n_bits, layout, len(words))).any())
+
+
+def _fits(codes, n_bits):
+    """Whether every code lies in [0, 2**n_bits); at 64 bits an int64 stands for the uint64 of its bits."""
+    if n_bits == 64 or not len(codes):
+        return True
+    low, high = torch.aminmax(codes)
+    return low.item() >= 0 and high.item() >> n_bits == 0
+
+
+def _name(dtype):
+    """uint8 for torch.uint8."""
+    return str(dtype).rpartition(".")[2]
 
 
 def _padded(flat, n_columns):
