@@ -22,6 +22,8 @@ from vqcore.kernels import reference
 from vqcore.lloyd import fit_lloyd
 from vqcore.sources import Exponential, Laplace, LogNormal, Normal, Uniform
 from vqcore.view import figures, roles
+from vqcore.view.artists import Arrows, Words
+from vqcore.view.lettering import Titles, letters
 from vqcore.view.laws import high_resolution_constant
 
 ALT = "Three codewords; the distortion is 0.25"
@@ -40,6 +42,10 @@ def fit(points):
 
 def offsets(line):
     return np.stack(line.get_data(), axis=1)
+
+
+def words_of(ax):
+    return [artist for artist in ax.artists if isinstance(artist, Words)]
 
 
 # --- the look
@@ -99,8 +105,9 @@ def test_codewords_and_points_are_where_they_should_be(points, fit):
     dots, diamonds = ax.lines
     assert_array_equal(offsets(dots), points)
     assert_array_equal(offsets(diamonds), fit.codebook)
-    assert [text.get_text() for text in ax.texts] == list("01234")
-    assert_array_equal([text.xy for text in ax.texts], fit.codebook)
+    (words,) = words_of(ax)
+    assert words.texts == list("01234")
+    assert_array_equal(words.places, fit.codebook)
 
 
 def test_cells_are_edges_and_a_fill_is_a_quantity(fit):
@@ -128,13 +135,90 @@ def test_a_step_leads_from_the_old_to_the_new_place(n_moved):
     view.draw_step(ax, before, after)
     assert_array_equal(offsets(ax.lines[0]), before)
     assert ax.lines[0].get_markerfacecolor() == "none"
-    if n_moved == 2:
-        assert_array_equal([text.xyann for text in ax.texts], before[:-1])
-        assert_array_equal([text.xy for text in ax.texts], after[:-1])
-    else:
-        (arrows,) = ax.collections
-        assert_array_equal(arrows.get_offsets(), before[:-1])
-        assert_allclose(np.stack([arrows.U, arrows.V], axis=1), np.tile([0.5, 0.25], (n_moved, 1)))
+    (arrows,) = ax.collections
+    assert_array_equal(arrows.tails, before[:-1])
+    assert_array_equal(arrows.tips, after[:-1])
+
+
+def ink(fig):
+    """Where something is drawn, (height, width): how far the darkest channel is from white."""
+    return 255 - figures.pixels(fig)[..., :3].min(axis=2).astype(float)
+
+
+def bare_figure():
+    fig, ax = view.figure((3, 3))
+    ax.set(xlim=(0, 1), ylim=(0, 1), position=(0, 0, 1, 1))
+    ax.set_axis_off()
+    return fig, ax
+
+
+@pytest.mark.parametrize("tip", [(0.9, 0.5), (0.1, 0.5), (0.5, 0.9), (0.2, 0.15), (0.52, 0.5), (0.5, 0.5)])
+def test_an_arrow_is_as_long_as_the_way_and_thickest_before_its_tip(tip):
+    fig, ax = bare_figure()
+    ax.add_collection(Arrows([(0.5, 0.5)], [tip], "black"), autolim=False)
+    down, across = np.nonzero(ink(fig) > 40)
+    x, y = (across + 0.5) / 300 - 0.5, 0.5 - (down + 0.5) / 300
+    way = np.array(tip) - 0.5
+    length = np.hypot(*way)
+    if length == 0:
+        assert not len(x)
+        return
+    along, aside = (x * way[0] + y * way[1]) / length, (x * way[1] - y * way[0]) / length
+    assert along.min() > -0.01 and along.max() == pytest.approx(length, abs=0.01)
+    head = along > length - min(5.2 / 72 / 3, length)
+    assert np.abs(aside[head]).max() == np.abs(aside).max() < 0.02
+
+
+def test_words_are_the_letters_of_matplotlib_where_an_annotation_would_be():
+    drawn = []
+    for write in (
+        lambda ax: ax.add_artist(Words([(0.3, 0.6)], ["Tα 12.5%"], (6, -4), size=12)),
+        lambda ax: ax.annotate("Tα 12.5%", (0.3, 0.6), xytext=(6, -4), textcoords="offset points", fontsize=12,
+                               fontweight="bold", path_effects=view.draw.HALO),
+    ):  # fmt: skip
+        fig, ax = bare_figure()
+        write(ax)
+        drawn.append(ink(fig))
+    assert drawn[0].sum() == pytest.approx(drawn[1].sum(), rel=0.05)
+    assert np.abs(drawn[0] - drawn[1]).sum() < 0.35 * drawn[1].sum()  # a third of a pixel apart, not a letter
+
+
+def test_words_outside_are_not_drawn_and_halos_cover_no_word():
+    fig, ax = bare_figure()
+    ax.add_artist(Words([(-0.01, 0.5), (0.5, 1.2)], ["outside", "above"], (0, 0)))
+    assert not ink(fig).any()
+    ax.add_artist(Words([(0.4, 0.5), (0.42, 0.5)], ["I", "I"], (0, 0), size=20))
+    both = ink(fig)
+    ax.artists[-1].remove()
+    ax.add_artist(Words([(0.4, 0.5)], ["I"], (0, 0), size=20))
+    assert (both >= ink(fig) - 1).all()
+
+
+@pytest.mark.parametrize("text", ["Step 3: distortion 0.1234", "To AVA, “ρ² ½”", "two\nlines", "costs \\$5 or \\$6"])
+def test_titles_from_outlines_look_like_matplotlibs(text):
+    drawn = []
+    for ours in (True, False):
+        fig, ax = view.figure("wide")
+        ax.set_title(text)
+        fig.canvas.draw()
+        fig.set_layout_engine("none")
+        title = ax._left_title
+        if ours:
+            title.set_text("")
+        fig.canvas.draw()
+        if ours:
+            title.set_text(text)
+            Titles(fig.canvas.get_renderer()).draw(title)
+        drawn.append(255 - np.asarray(fig.canvas.buffer_rgba())[..., :3].min(axis=2).astype(float))
+    ours, theirs = (image[:60, 20:] for image in drawn)
+    assert ours.sum() == pytest.approx(theirs.sum(), rel=0.03)
+    for axis in (0, 1):
+        (low, high), (least, most) = (np.flatnonzero(image.sum(axis) > 100)[[0, -1]] for image in (ours, theirs))
+        assert abs(low - least) <= 1 and abs(high - most) <= 1 + 0.012 * (most - least)  # a letter is 2 % of a line
+
+
+def test_an_empty_text_has_no_outline():
+    assert len(letters("").vertices) == 0
 
 
 def test_the_current_step_is_ringed_and_the_bound_dashed():
@@ -172,17 +256,17 @@ def test_weights_are_stems():
     _, ax = view.figure()
     view.draw_weights(ax, [0.0, 1.0], [0.25, 0.75], times=2)
     assert_array_equal(ax.collections[0].get_segments(), [[[0, 0], [0, 0.5]], [[1, 0], [1, 1.5]]])
-    assert [text.get_text() for text in ax.texts] == ["25.0%", "75.0%"]
+    (words,) = words_of(ax)
+    assert words.texts == ["25.0%", "75.0%"]
+    assert_array_equal(words.places, [[0, 0.5], [1, 1.5]])
 
 
 def test_weights_are_printed_where_there_is_room():
     fig, ax = view.figure("wide")
     ax.set_xlim(0, 100)
     view.draw_weights(ax, [10.0, 12.0, 18.0, 60.0], [0.125, 0.25, 0.5, 0.125])
-    assert [text.get_text() for text in ax.texts] == ["50%", "12.5%"]
-    fig.canvas.draw()
-    boxes = [text.get_window_extent() for text in ax.texts]
-    assert not boxes[0].overlaps(boxes[1])
+    (words,) = words_of(ax)
+    assert words.texts == ["50%", "12.5%"]
 
 
 # --- show and save

@@ -7,6 +7,7 @@ from vqcore import checks
 from vqcore.bits import LAYOUTS, n_words_for, pack
 from vqcore.qsgd import QSGD
 from vqcore.view import bits, draw, figures, roles
+from vqcore.view.artists import Words
 from vqcore.view.explorer import Explorer
 
 
@@ -115,8 +116,8 @@ class RoundingExplorer(Explorer):
         for mean, colour, name, aside in shown:
             axes["means"].plot(so_far, mean, color=colour, zorder=3)
             draw.draw_now(axes["means"], so_far[-1], mean[-1])
-            axes["means"].annotate(name, (so_far[-1], mean[-1]), xytext=(-10, aside), textcoords="offset points",
-                                   ha="right", va="center", color=colour, path_effects=draw.HALO, zorder=7)  # fmt: skip
+            axes["means"].add_artist(Words([(so_far[-1], mean[-1])], [name], (-10, aside - 4), color=colour, size=10.5,
+                                           weight="normal", align="right", zorder=7))  # fmt: skip
         below, above, chance = bits.neighbours(state["value"], state["n_bits"])
         axes["levels"].set_title(f"{state['value']:.2f} becomes {above:.3g} with {chance:.0%}, else {below:.3g}")
         axes["means"].set_title(f"Means {right[-1]:.3f} and, backward, {backward[-1]:.3f}")

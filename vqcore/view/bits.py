@@ -1,5 +1,7 @@
 """Bits and random rounding, drawn: boxes of bits with the edges of words, a value between two levels."""
 
+import functools
+
 import matplotlib as mpl
 import numpy as np
 from matplotlib.collections import LineCollection, PolyCollection
@@ -8,7 +10,8 @@ from vqcore import checks
 from vqcore.bits import LAYOUTS, n_words_for
 from vqcore.kernels import table_for
 from vqcore.view import roles
-from vqcore.view.draw import HALO, draw_codebook, draw_weights
+from vqcore.view.artists import Words
+from vqcore.view.draw import draw_codebook, draw_weights
 
 ONE, ZERO, SPARE = roles.CELL, "#FFFFFF", "#D9D9D9"
 ROW = 1.9  # from one word to the next, in heights of a box: room for the codes above
@@ -55,9 +58,12 @@ def draw_bits(ax, words, n_bits, n_codes, layout="dense", *, marked=None):
     in_use = np.zeros(64 * len(bits), bool)
     in_use[places] = True
     _draw_boxes(ax, bits, in_use.reshape(-1, 64))
-    for i, field in enumerate(places):
-        code = sum(int(bits[place // 64, place % 64]) << b for b, place in enumerate(field.tolist()))
-        _draw_field(ax, field, str(code), i == marked)
+    fields = places.tolist()
+    codes = [str(sum(int(bits[place // 64, place % 64]) << b for b, place in enumerate(field))) for field in fields]
+    others = [i for i in range(n_codes) if i != marked]
+    _draw_fields(ax, places[others], [codes[i] for i in others], roles.CODE, 1.1, 3)
+    if marked is not None:
+        _draw_fields(ax, places[[marked]], [codes[marked]], roles.NOW, 2.4, 6, every=True)
 
 
 def bits_of(words):
@@ -98,22 +104,34 @@ def _draw_boxes(ax, bits, in_use):
     for digit, colour in ((0, roles.CELL), (1, "white")):
         at = corners[kind == digit, 0] + 0.5
         # Markers, not texts: hundreds of digits in a frame.
-        ax.plot(*at.T, linestyle="", marker=f"${digit}$", color=colour, markersize=5, markeredgewidth=0.2, zorder=2)
-    edges = [np.array([[0, y], [64, y], [64, y + 1], [0, y + 1], [0, y]]) for y in ROW * np.arange(len(bits))]
+        ax.plot(*at.T, linestyle="", marker=_digit(digit), color=colour, markersize=5, markeredgewidth=0.2, zorder=2)
+    edges = [_outline(0, y, 64) for y in ROW * np.arange(len(bits))]
     ax.add_collection(LineCollection(edges, colors="black", linewidths=2.4, zorder=4), autolim=False)
 
 
-def _draw_field(ax, field, code, marked):
-    """The outline of one code, in a piece for every word that it touches, and the code above each."""
-    pieces = np.split(field, np.flatnonzero(np.diff(field // 64)) + 1)
-    colour, width = (roles.NOW, 2.4) if marked else ("black", 1.1)
-    for i, piece in enumerate(pieces):
-        x, y, n = piece[0] % 64, ROW * (piece[0] // 64), len(piece)
-        outline = [[(x, y), (x + n, y), (x + n, y + 1), (x, y + 1), (x, y)]]
-        lines = LineCollection(outline, colors=colour, linewidths=width, zorder=6 if marked else 3)
-        ax.add_collection(lines, autolim=False)
-        text = code if len(pieces) == 1 else code + "…" if i == 0 else "…" + code
-        if marked or n >= 0.75 * len(text):
-            ax.annotate(text, (x + n / 2, y), xytext=(0, 2.5), textcoords="offset points", ha="center", va="bottom",
-                        fontsize=8, fontweight="bold", color=roles.NOW if marked else roles.CODE, zorder=7,
-                        path_effects=HALO if marked else None)  # fmt: skip
+def _draw_fields(ax, fields, texts, colour, width, zorder, every=False):
+    """The outlines of codes, in a piece for every word that one touches, and the codes above, where there is room."""
+    outlines, places, told = [], [], []
+    for field, text in zip(fields, texts):
+        pieces = np.split(field, np.flatnonzero(np.diff(field // 64)) + 1)
+        for i, piece in enumerate(pieces):
+            x, y, n = piece[0] % 64, ROW * (piece[0] // 64), len(piece)
+            outlines.append(_outline(x, y, n))
+            part = text if len(pieces) == 1 else text + "…" if i == 0 else "…" + text
+            if every or n >= 0.75 * len(part):
+                places.append((x + n / 2, y))
+                told.append(part)
+    ax.add_collection(LineCollection(outlines, colors=colour, linewidths=width, zorder=zorder), autolim=False)
+    halo = 2.5 if every else 0  # where it may cover its neighbour
+    ax.add_artist(Words(places, told, (0, 2.5), color=colour, size=8, align="center", halo=halo, zorder=zorder + 1))
+
+
+def _outline(x, y, n):
+    """Around n boxes to the right of (x, y)."""
+    return np.array([[x, y], [x + n, y], [x + n, y + 1], [x, y + 1], [x, y]])
+
+
+@functools.cache
+def _digit(digit):
+    """A digit as a marker; matplotlib would parse it anew for every line."""
+    return mpl.markers.MarkerStyle(f"${digit}$")

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vqcore.kernels import table_for
 from vqcore.view import roles
+from vqcore.view.artists import Arrows, Words
 
 HALO = [effects.withStroke(linewidth=2.5, foreground="white")]
 # Above so many points a vector file holds them as pixels.
@@ -39,10 +40,8 @@ def draw_codebook(ax, codebook, codes=False, size=9):
     ax.plot(x, y, "D", color=roles.CODEWORD, markersize=size, markeredgecolor="white", markeredgewidth=1.2,
             zorder=5)  # fmt: skip
     if codes:
-        for code, place in enumerate(zip(x, y)):
-            ax.annotate(str(code), place, xytext=(0.62 * size, 0.62 * size), textcoords="offset points", fontsize=10,
-                        fontweight="bold", color=roles.CODE, path_effects=HALO, zorder=6, annotation_clip=True,
-                        clip_on=True)  # fmt: skip
+        aside = 0.62 * size
+        ax.add_artist(Words(np.stack([x, y], axis=1), range(len(x)), (aside, aside), color=roles.CODE))
 
 
 def draw_cells(ax, shapes, values=None, label=None):
@@ -66,16 +65,10 @@ def draw_step(ax, before, after, size=9):
     ax.plot(x, y, "D", markerfacecolor="none", markeredgecolor=roles.CODEWORD, markersize=size - 2,
             markeredgewidth=1.1, zorder=3)  # fmt: skip
     moved = np.flatnonzero((x != x_new) | (y != y_new))
-    if len(moved) <= SCATTER_LIMIT:
-        # The head ends before the new diamond, which would hide it.
-        style = dict(arrowstyle="-|>,head_length=0.35,head_width=0.18", color=roles.CODEWORD, linewidth=1.1,
-                     shrinkA=0.3 * size, shrinkB=0.55 * size)  # fmt: skip
-        for i in moved:
-            ax.annotate("", (x_new[i], y_new[i]), (x[i], y[i]), arrowprops=style, zorder=4)
-    else:
-        ax.quiver(x[moved], y[moved], (x_new - x)[moved], (y_new - y)[moved], angles="xy", scale_units="xy", scale=1,
-                  units="dots", width=0.016 * ax.figure.dpi, color=roles.CODEWORD, headwidth=4.5, headlength=5,
-                  minlength=0.1, zorder=4)  # fmt: skip
+    tails, tips = np.stack([x, y], axis=1)[moved], np.stack([x_new, y_new], axis=1)[moved]
+    # The head ends before the new diamond, which would hide it.
+    arrows = Arrows(tails, tips, roles.CODEWORD, shorter=(0.3 * size, 0.55 * size), zorder=4)
+    ax.add_collection(arrows, autolim=False)
 
 
 def draw_arrows(ax, tails, tips):
@@ -130,12 +123,12 @@ def draw_weights(ax, codebook, weights, times=1):
     stems = [[(x, 0), (x, height)] for x, height in zip(codebook, heights)]
     ax.add_collection(LineCollection(stems, colors=roles.CELL, linewidths=2, zorder=2), autolim=False)
     ax.plot(codebook, heights, "D", color=roles.CODEWORD, markersize=6, markeredgecolor="white", zorder=3)
-    for x, height, room in zip(codebook, heights, _room(ax, codebook)):
-        # In points: a digit takes 5.4 of them, "12.3%" about 28.
-        if room > 18:
-            text = f"{height / times:.1%}" if room > 28 else f"{height / times:.0%}"
-            ax.annotate(text, (x, height), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8.5,
-                        path_effects=HALO, zorder=4, annotation_clip=True)  # fmt: skip
+    room = _room(ax, codebook)
+    # In points: a digit takes 5.4 of them, "12.3%" about 28.
+    told = [i for i in range(len(heights)) if room[i] > 18]
+    texts = [f"{heights[i] / times:.{int(room[i] > 28)}%}" for i in told]
+    places = np.stack([codebook, heights], axis=1)[told]
+    ax.add_artist(Words(places, texts, (0, 6), color=roles.CODE, size=8.5, weight="normal", align="center", zorder=4))
 
 
 def _room(ax, positions):

@@ -8,6 +8,7 @@ from vqcore.coding import distortion
 from vqcore.errors import EmptyCellError
 from vqcore.lloyd import POLICIES, fit_lloyd
 from vqcore.view import draw, figures, roles
+from vqcore.view.artists import Words
 from vqcore.view.explorer import Explorer
 
 MOST_NAMES = 24
@@ -19,13 +20,10 @@ def draw_shared_codes(ax, codebook):
     Of many codewords only 0, 1, and those that share a spot are named.
     """
     places, groups = np.unique(codebook, axis=0, return_inverse=True)
-    for group, place in enumerate(places):
-        codes = np.flatnonzero(groups.reshape(-1) == group)
-        if len(codebook) > MOST_NAMES and len(codes) == 1 and codes[0] > 1:
-            continue
-        text = " = ".join(str(code) for code in codes)
-        ax.annotate(text, place, xytext=(6, 6), textcoords="offset points", fontsize=10, fontweight="bold",
-                    color=roles.CODE, path_effects=draw.HALO, zorder=6, annotation_clip=True)  # fmt: skip
+    shared = [np.flatnonzero(groups.reshape(-1) == group) for group in range(len(places))]
+    told = [i for i, codes in enumerate(shared) if len(codebook) <= MOST_NAMES or len(codes) > 1 or codes[0] <= 1]
+    texts = [" = ".join(str(code) for code in shared[i]) for i in told]
+    ax.add_artist(Words(places[told], texts, (6, 6), color=roles.CODE))
 
 
 class EmptyCellExplorer(Explorer):

@@ -12,15 +12,19 @@ import io
 import ipywidgets
 import matplotlib as mpl
 import numpy as np
+from matplotlib.text import Text
 from PIL import Image
 
 from vqcore.errors import InputError
 from vqcore.view import figures, roles
+from vqcore.view.lettering import Titles
 from vqcore.view.picture import Picture
 
 # A frame has more pixels than the page shows, so that it is sharp on a projector at 125 %.
 FRAME_DPI = 125
 MOST_FRAMES = 400
+# Seconds after a move until what may come next is drawn: the picture must be on its way, which a busy process delays.
+REST = 0.02
 
 
 class Explorer:
@@ -109,7 +113,7 @@ class Explorer:
         except RuntimeError:
             return  # a script: nobody moves on by hand
         if following is not None:
-            self._ahead = loop.call_later(0.001, self._offer, following)
+            self._ahead = loop.call_later(REST, self._offer, following)
 
     def _offer(self, following):
         """Draw what follows a move, and lay it ready in the browser."""
@@ -165,18 +169,25 @@ class _Canvas:
             self._remove(moving)
             fig.canvas.draw()
         self.background = fig.canvas.copy_from_bbox(fig.bbox)
+        self.titles = Titles(fig.canvas.get_renderer())
 
-    def png(self, state):
+    def pixels(self, state):
+        """The picture in a state, (height, width, 4) bytes, until the next one is drawn."""
         with figures.look():
             self.fig.canvas.restore_region(self.background)
             moving = self._add_moving(state)
             for artist in sorted(moving, key=lambda artist: artist.get_zorder()):
-                artist.axes.draw_artist(artist)
-            pixels = np.asarray(self.fig.canvas.buffer_rgba())
+                if isinstance(artist, Text) and artist in _titles(artist.axes):
+                    self.titles.draw(artist)
+                else:
+                    artist.axes.draw_artist(artist)
             self._remove(moving)
+        return np.asarray(self.fig.canvas.buffer_rgba())
+
+    def png(self, state):
         encoded = io.BytesIO()
         # One palette for all frames: a seventh of the time of true colours, and less than half of the bytes.
-        frame = Image.fromarray(pixels).convert("RGB").quantize(palette=self.palette, dither=Image.Dither.NONE)
+        frame = Image.fromarray(self.pixels(state)).convert("RGB").quantize(palette=self.palette, dither=Image.Dither.NONE)
         frame.save(encoded, "png", compress_level=1)
         return encoded.getvalue()
 

@@ -76,6 +76,11 @@ def look():
     return contextlib.nullcontext() if inside else mpl.rc_context(_style())
 
 
+def plain(name):
+    """A name from a file or a person for titles and legends: its dollar signs are dollar signs, not formulas."""
+    return str(name).replace("$", r"\$")
+
+
 def show(fig, alt):
     """Display a figure as a PNG of at most 60 kB, whose text is its description with the computed numbers in it.
 

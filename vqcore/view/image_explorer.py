@@ -7,7 +7,7 @@ from vqcore import checks
 from vqcore.errors import InputError
 from vqcore.rates import psnr
 from vqcore.view import draw, figures, images, roles
-from vqcore.view.explorer import FRAME_DPI, Explorer, _Canvas
+from vqcore.view.explorer import Explorer, _Canvas
 
 FRAME_QUALITY = 90
 
@@ -111,15 +111,7 @@ class _Photographs(_Canvas):
     """A canvas whose frames keep their colours: few would hide the difference that is to be seen."""
 
     def png(self, state):
-        with figures.look():
-            self.fig.set_dpi(FRAME_DPI)
-            self.fig.canvas.restore_region(self.background)
-            moving = self._add_moving(state)
-            for artist in sorted(moving, key=lambda artist: artist.get_zorder()):
-                artist.axes.draw_artist(artist)
-            pixels = np.asarray(self.fig.canvas.buffer_rgba())[..., :3].copy()
-            self._remove(moving)
-        return images.as_jpeg(pixels, FRAME_QUALITY, optimize=False)
+        return images.as_jpeg(self.pixels(state)[..., :3].copy(), FRAME_QUALITY, optimize=False)
 
 
 def _title(state):

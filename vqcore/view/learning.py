@@ -3,11 +3,12 @@
 import ipywidgets
 import numpy as np
 
-from vqcore import checks, coding, voronoi
+from vqcore import checks, coding
 from vqcore.errors import InputError
 from vqcore.kernels import table_for
 from vqcore.view import draw, figures, roles
 from vqcore.view.explorer import Explorer
+from vqcore.view.steps import Shapes
 
 SHOWN_POINTS = 2_000
 
@@ -36,6 +37,7 @@ class LearningExplorer(Explorer):
         }
         self.level = None if level is None else checks.as_real(level, "level", low=0.0)
         self.box = draw.box_around(np.concatenate([self.points, *(story[-1] for story in self.stories.values())]))
+        self.shapes = {name: Shapes(story, self.box) for name, story in self.stories.items()}
         last = lengths.pop() - 1
         slider = ipywidgets.IntSlider(last, 0, last, description="epoch", layout=ipywidgets.Layout(width="420px"))
         play = ipywidgets.Play(value=last, min=0, max=last, interval=300, show_repeat=False)
@@ -66,7 +68,7 @@ class LearningExplorer(Explorer):
         for name, story in self.stories.items():
             codebook = story[epoch]
             size = 8 if len(codebook) <= 24 else 5
-            draw.draw_cells(axes[name], voronoi.polygons(codebook, self.box))
+            draw.draw_cells(axes[name], self.shapes[name][epoch])
             if epoch and len(codebook) <= 24:
                 draw.draw_step(axes[name], story[0], codebook, size)
             draw.draw_codebook(axes[name], codebook, size=size)

@@ -3,12 +3,15 @@ function render({ model, el }) {
   const picture = el.appendChild(document.createElement("img"));
   picture.className = "vqcore-picture";
   picture.style.cssText = `display:block;width:${model.get("width")}px;max-width:100%;height:auto`;
-  let address = null, stop = [];
-  const show = (bytes, words) => {
-    const old = address;
+  let address = null, shown = new Uint8Array(), stop = [];
+  const show = (view, words) => {
+    picture.alt = words; // a text, never markup
+    const bytes = new Uint8Array(view.buffer, view.byteOffset, view.byteLength), old = address;
+    // What lay ready comes again from Python: to decode and paint it twice would hold up the next one.
+    if (old && bytes.length === shown.length && bytes.every((byte, i) => byte === shown[i])) return;
+    shown = bytes;
     address = URL.createObjectURL(new Blob([bytes], { type: `image/${model.get("format")}` }));
     picture.src = address;
-    picture.alt = words; // a text, never markup
     if (old) URL.revokeObjectURL(old);
   };
   const draw = () => show(model.get("value"), model.get("alt"));

@@ -6,6 +6,7 @@ import numpy as np
 from vqcore import checks
 from vqcore.soft import cooled, critical_temperature
 from vqcore.view import draw, figures, roles
+from vqcore.view.artists import Words
 from vqcore.view.explorer import Explorer
 
 TOGETHER = 0.02  # codewords nearer than this share of the data's spread count as one
@@ -74,10 +75,8 @@ class SoftExplorer(Explorer):
                      vmin=1, vmax=len(fit.codebook), interpolation="bilinear", aspect="equal")  # fmt: skip
         draw.draw_points(plane, self.points)
         draw.draw_codebook(plane, fit.codebook)
-        for place, number in self._groups(fit):
-            if number > 1:
-                plane.annotate(f"×{number}", place, xytext=(7, 6), textcoords="offset points", fontsize=10,
-                               fontweight="bold", color=roles.CODE, path_effects=draw.HALO, zorder=6)  # fmt: skip
+        shared = [(place, f"×{number}") for place, number in self._groups(fit) if number > 1]
+        plane.add_artist(Words([place for place, _ in shared], [text for _, text in shared], (7, 6), color=roles.CODE))
         tree.axvline(temperature, color=roles.NOW, linewidth=2.2)
         plane.set_title(f"At {temperature / self.critical:.3g} of the critical T: {len(self._groups(fit))} distinct")
 

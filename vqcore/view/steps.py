@@ -9,6 +9,22 @@ from vqcore.view import draw, figures
 from vqcore.view.explorer import Explorer
 
 SHOWN_POINTS = 5_000
+CELLS_BEFOREHAND = 6_000  # a second on a slow machine
+
+
+class Shapes:
+    """The cells of many codebooks in a box, as polygons: kept, and computed beforehand if they are not too many."""
+
+    def __init__(self, codebooks, box):
+        self.codebooks, self.box, self._kept = list(codebooks), box, {}
+        if sum(map(len, self.codebooks)) <= CELLS_BEFOREHAND:
+            for i in range(len(self.codebooks)):
+                self[i]
+
+    def __getitem__(self, i):
+        if i not in self._kept:
+            self._kept[i] = voronoi.polygons(self.codebooks[i], self.box)
+        return self._kept[i]
 
 
 class StepExplorer(Explorer):
@@ -27,6 +43,7 @@ class StepExplorer(Explorer):
         if len(self.codebooks) != len(self.distortions):
             raise InputError(f"fit has {len(self.codebooks)} codebooks but {len(self.distortions)} distortions")
         self.box = draw.box_around(np.concatenate([self.points, *self.codebooks]))
+        self.shapes = Shapes(self.codebooks, self.box)
         self.name = name
         slider = ipywidgets.IntSlider(0, 0, len(self.codebooks) - 1, description="step",
                                       layout=ipywidgets.Layout(width="420px"))  # fmt: skip
@@ -50,7 +67,7 @@ class StepExplorer(Explorer):
         codebook = self.codebooks[step]
         few = len(codebook) <= 16
         size = 9 if few else 6
-        draw.draw_cells(plane, voronoi.polygons(codebook, self.box))
+        draw.draw_cells(plane, self.shapes[step])
         if step and len(self.codebooks[step - 1]) == len(codebook):
             draw.draw_step(plane, self.codebooks[step - 1], codebook, size)
         draw.draw_codebook(plane, codebook, few, size)
