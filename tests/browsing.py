@@ -153,15 +153,60 @@ def open_notebook(page, address, token, name):
     return page.evaluate(RUN_ALL)["cells"]
 
 
+CONTROLS = ".noUi-handle, select, input[type=checkbox], button"
+# What it is, the key that moves it on, and the key that moves it back.
+KEYS = """part => {
+  const kind = part.getAttribute("role") || part.type, now = part.getAttribute("aria-valuenow");
+  const last = now ? now === part.getAttribute("aria-valuemax") : part.selectedIndex === part.length - 1;
+  const keys = { slider: ["ArrowRight", "ArrowLeft"], "select-one": ["ArrowDown", "ArrowUp"] }[kind];
+  return [part.title || kind, ...(keys ? (last ? keys.reverse() : keys) : ["Space", "Space"])];
+}"""
+
+
+def walk_through(page, explorer):
+    """Tab reaches every control of an explorer, keys move it, the picture follows there and back; how many there are."""
+    picture = explorer.locator("img.vqcore-picture")
+    controls = [control for control in explorer.locator(CONTROLS).all() if control.is_visible()]
+    for control in controls:
+        reach(page, control)
+        name, onward, back = control.evaluate(KEYS)
+        before = until(page, picture, lambda now, last: now == last, f"{name} has not come to rest")
+        page.keyboard.press(onward)
+        if name == "stop":  # back to the first step, which may be where it is
+            playwright.expect(explorer.locator(".noUi-handle").last).to_have_attribute("aria-valuenow", "0.0")
+            continue
+        until(page, picture, lambda now, last: now != before, f"{name} moved, its picture did not")
+        page.keyboard.press(back)
+        if name != "play":  # which goes on from where it was stopped
+            until(page, picture, lambda now, last: now == before, f"{name} moved back, its picture did not")
+    return len(controls)
+
+
+def reach(page, control):
+    """From one control to the next lies at most what a slider shows as its number."""
+    for _ in range(3):
+        if control.evaluate("part => part === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    pytest.fail(f"Tab does not lead to {control.evaluate('part => part.outerHTML')[:200]}")
+
+
+def until(page, picture, is_there, complaint):
+    """The pixels of a picture as soon as they, and those a little before, are as they should be."""
+    last = None
+    for _ in range(50):
+        now = picture.screenshot()
+        if is_there(now, last):
+            return now
+        last = now
+        page.wait_for_timeout(60)
+    pytest.fail(complaint)
+
+
 def move_by_keyboard(page, control, picture):
     """One arrow key on a control must change the pixels of the picture that belongs to it."""
     control.scroll_into_view_if_needed()
     before = picture.screenshot()
-    now, last = (control.get_attribute(f"aria-value{which}") for which in ("now", "max"))
     control.focus()
-    page.keyboard.press("ArrowLeft" if now and now == last else "ArrowRight")
-    for _ in range(50):
-        if picture.screenshot() != before:
-            return
-        page.wait_for_timeout(100)
-    pytest.fail("a control moved and its picture did not")
+    page.keyboard.press("ArrowRight")
+    until(page, picture, lambda now, last: now != before, "a control moved and its picture did not")

@@ -11,12 +11,10 @@ from pathlib import Path
 import browsing
 import nbformat
 import pytest
-from browsing import move_by_keyboard
+from browsing import CONTROLS, move_by_keyboard, walk_through
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-# Several pictures may be on the page: the one that belongs to a slider stands in the same output.
 WIDGET = "application/vnd.jupyter.widget-view+json"
-OUTPUT = "xpath=ancestor::*[contains(@class, 'jp-OutputArea-output')][1]"
 
 # What stands out of its output, where it would be cut off.
 CLIPPED = """() => Array.from(document.querySelectorAll(
@@ -105,8 +103,9 @@ def test_notebook_runs_and_its_controls_answer_the_keyboard(lab, browser, path):
             page.wait_for_timeout(500)  # each view is made on its own
             # A widget whose view fails stays silent in the notebook: a box with an icon stands in its place.
             assert not page.locator(".jupyter-widgets-error-widget").count(), "a widget could not be shown"
-        for handle in page.locator(".jp-OutputArea-output .widget-slider .noUi-handle").all():
-            move_by_keyboard(page, handle, handle.locator(OUTPUT).locator("img.vqcore-picture").first)
+        for explorer in page.locator(".vqcore-explorer").all():
+            explorer.locator(CONTROLS).first.focus()
+            walk_through(page, explorer)
         for canvas in page.locator("canvas.vqcore-plane").all():
             move_by_keyboard(page, canvas, canvas)
             drag(page, canvas)

@@ -54,6 +54,7 @@ class Explorer:
         self.caption = ipywidgets.HTML()
         row = ipywidgets.HBox([*also, *self.controls.values()], layout=ipywidgets.Layout(flex_flow="row wrap"))
         self.widget = ipywidgets.VBox([row, self.picture, self.caption])
+        self.widget.add_class("vqcore-explorer")
         for control in self.controls.values():
             control.observe(self._follow, names="value")
         self._follow()

@@ -1,4 +1,26 @@
 // An image whose bytes and alternative text come from Python, replaced as they change.
+
+// What ipywidgets leaves open: controls that keep their keys to themselves, and that have a name.
+function listensAndSpeaks(box) {
+  // JupyterLab takes arrow keys and letters of whatever has the focus: on a list, "dd" would delete the cell.
+  const keep = (e) => { e.target.dataset.lmSuppressShortcuts = "true"; };
+  const name = () => {
+    for (const handle of box.querySelectorAll(".noUi-handle:not([aria-label])")) {
+      const label = handle.closest(".widget-inline-hbox").querySelector(".widget-label");
+      if (label && label.textContent) handle.setAttribute("aria-label", label.textContent);
+    }
+    for (const [icon, words] of [["fa-play", "play"], ["fa-pause", "pause"], ["fa-stop", "stop"]]) {
+      for (const button of box.querySelectorAll(`button:has(.${icon})`))
+        if (button.title !== words) { button.title = words; button.setAttribute("aria-label", words); }
+    }
+  };
+  const watch = new MutationObserver(name);
+  box.addEventListener("focusin", keep);
+  watch.observe(box, { childList: true, subtree: true, attributes: true, attributeFilter: ["class"] });
+  name();
+  return () => { box.removeEventListener("focusin", keep); watch.disconnect(); };
+}
+
 function render({ model, el }) {
   const picture = el.appendChild(document.createElement("img"));
   picture.className = "vqcore-picture";
@@ -31,6 +53,14 @@ function render({ model, el }) {
     };
     for (const control of controls) listen(control, "change", follow);
   });
+  let waiting = null;
+  const settle = () => {
+    const box = el.closest(".vqcore-explorer");
+    if (box) stop.push(listensAndSpeaks(box));
+    else waiting = setTimeout(settle, 50);
+  };
+  stop.push(() => clearTimeout(waiting));
+  settle();
   draw();
   return () => { stop.forEach((act) => act()); URL.revokeObjectURL(address); };
 }

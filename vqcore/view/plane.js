@@ -83,7 +83,8 @@ function render({ model, el }) {
   dots.remove();
   canvas.style.cssText += ";touch-action:none;cursor:grab;outline-offset:2px;box-shadow:0 0 0 1px #949494";
   canvas.setAttribute("role", "application");
-  canvas.dataset.lmSuppressShortcuts = "true"; // the arrow keys are ours, not JupyterLab's
+  // Arrow keys and letters are ours, not JupyterLab's, which asks the element that has the focus.
+  el.addEventListener("focusin", (e) => { e.target.dataset.lmSuppressShortcuts = "true"; });
   bars.setAttribute("role", "img");
   const row = make("div", el, {}), words = make("div", el, {});
   row.style.cssText = "display:flex;flex-wrap:wrap;gap:6px;margin:8px 0";
