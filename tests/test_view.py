@@ -24,6 +24,7 @@ from vqcore.sources import Exponential, Laplace, LogNormal, Normal, Uniform
 from vqcore.view import figures, roles
 from vqcore.view.artists import Arrows, Words
 from vqcore.view.lettering import Titles, letters
+from vqcore.view.ratios import draw_roofline
 from vqcore.view.laws import high_resolution_constant
 
 ALT = "Three codewords; the distortion is 0.25"
@@ -490,6 +491,32 @@ def test_markup_in_names_is_text(points, fit):
         parser = Tags()
         parser.feed(explorer.caption.value)
     assert set(Tags.seen) == {"div"}
+
+
+PRICES = "$5 a code, $6 a book_1^2"
+
+
+def shown_texts(fig):
+    """Every text of a figure as the reader sees it, and whether it is taken for a formula."""
+    from matplotlib.text import Text
+
+    return {text._preprocess_math(text.get_text()) for text in fig.findobj(Text) if "code" in text.get_text()}
+
+
+def test_dollars_in_names_are_no_formulas(points, fit):
+    story = fit.codebooks
+    fig, axes = view.figure(ncols=4)
+    curve = ([1.0, 10.0], [1.0, 2.0])
+    view.draw_rate_distortion(axes[0], {PRICES: curve})
+    view.draw_rate_distortion(axes[1], {PRICES: curve} | {str(i): curve for i in range(4)})
+    roof = axes[2]
+    draw_roofline(roof, 1e9, 1e9, [(PRICES, 10, 20, 1.0, "D")])
+    view.draw_tiles(axes[3], np.zeros((1, 1, 2, 2)), [PRICES])
+    explorers = view.StepExplorer(points, fit, name=PRICES), view.LearningExplorer(points, {PRICES: story, "curve": story})
+    for one in (fig, *(explorer.figure() for explorer in explorers)):
+        one.canvas.draw()
+        texts = shown_texts(one)
+        assert texts and all(PRICES in text and not formula for text, formula in texts), texts
 
 
 def test_an_explorer_comes_with_its_picture_and_numbers(points, fit):

@@ -18,7 +18,7 @@ from vqcore.view.draw import (
     draw_step,
     draw_weights,
 )
-from vqcore.view.figures import figure, look, mosaic, save, show
+from vqcore.view.figures import figure, look, mosaic, plain, save, show
 from vqcore.view.images import assemble, draw_patches, draw_picture, draw_rate_distortion, show_photograph
 from vqcore.view.ratios import draw_growth, draw_ratios, draw_roofline
 
@@ -36,7 +36,7 @@ __all__ = [
     "draw_weights", "draw_words", "field_places",
     "assemble", "draw_patches", "draw_picture", "draw_rate_distortion", "show_photograph",
     "draw_growth", "draw_ratios", "draw_roofline",
-    "figure", "look", "mosaic", "save", "show", *_EXPLORERS,
+    "figure", "look", "mosaic", "plain", "save", "show", *_EXPLORERS,
 ]  # fmt: skip
 
 

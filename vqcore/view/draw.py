@@ -164,12 +164,11 @@ def draw_bound(ax, x, y, label=None):
     y = np.broadcast_to(y, x.shape)
     ax.plot(x, y, "--", color=roles.BOUND, linewidth=1.4, zorder=2)
     if label:
-        # Above the end of a level; under a falling line, where there is room.
+        # Above the end of a level; to the right of a falling line, since what it bounds is mostly below.
         falls = y[-1] < y[0]
-        at, offset = (len(x) // 3, (-6, -2)) if falls else (len(x) - 1, (-2, 4))
-        ax.annotate(label, (x[at], y[at]), xytext=offset, textcoords="offset points", ha="right",
-                    va="top" if falls else "bottom", fontsize=9.5, color="#5F5F5F", path_effects=HALO,
-                    zorder=7)  # fmt: skip
+        at, offset = (len(x) // 3, (6, 2)) if falls else (len(x) - 1, (-2, 4))
+        ax.annotate(label, (x[at], y[at]), xytext=offset, textcoords="offset points", ha="left" if falls else "right",
+                    va="bottom", fontsize=9.5, color="#5F5F5F", path_effects=HALO, zorder=7)  # fmt: skip
 
 
 def draw_error(ax, points, points_hat):

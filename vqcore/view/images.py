@@ -83,9 +83,10 @@ def draw_rate_distortion(ax, curves, ideal=None, xlabel="bytes, all counted", yl
     ax.set(xscale="log", xlabel=xlabel, ylabel=ylabel)
     for name, (rate, quality) in curves.items():
         colour, marker = looks[name]
-        ax.plot(rate, quality, color=colour, marker=marker, markersize=4.5, linewidth=1.3, label=name, zorder=3)
+        ax.plot(rate, quality, color=colour, marker=marker, markersize=4.5, linewidth=1.3, label=figures.plain(name),
+                zorder=3)  # fmt: skip
         if len(curves) <= MOST_NAMES:
-            ax.annotate(name, (rate[-1], quality[-1]), xytext=(-7, 5), textcoords="offset points", ha="right",
+            ax.annotate(figures.plain(name), (rate[-1], quality[-1]), xytext=(-7, 5), textcoords="offset points", ha="right",
                         color=colour, path_effects=HALO, zorder=7)  # fmt: skip
     for name, (rate, quality) in (ideal or {}).items():
         ax.plot(rate, quality, "--", color=looks.get(name, (roles.BOUND,))[0], linewidth=1.2, zorder=2)

@@ -45,16 +45,17 @@ class LearningExplorer(Explorer):
         super().__init__({"epoch": slider}, also=[play])
 
     def new_figure(self):
-        names = list(self.stories)
-        return figures.mosaic([names, ["curve"] * len(names)], (9.4, 6.2), height_ratios=[1.25, 1])
+        planes = list(range(len(self.stories)))  # a story may have any name
+        return figures.mosaic([planes, ["curve"] * len(planes)], (9.4, 6.2), height_ratios=[1.25, 1])
 
     def draw_still(self, axes):
-        for name in self.stories:
-            draw.draw_plane(axes[name], self.box)
-            draw.draw_points(axes[name], self.points[:: -(-len(self.points) // SHOWN_POINTS)])
+        for i in range(len(self.stories)):
+            draw.draw_plane(axes[i], self.box)
+            draw.draw_points(axes[i], self.points[:: -(-len(self.points) // SHOWN_POINTS)])
         curve = axes["curve"]
         for (name, distortions), colour, marker in zip(self.distortions.items(), roles.SERIES, roles.SERIES_MARKERS):
-            curve.plot(distortions, color=colour, marker=marker, markersize=4, linewidth=1.2, label=name, zorder=3)
+            curve.plot(distortions, color=colour, marker=marker, markersize=4, linewidth=1.2, label=figures.plain(name),
+                       zorder=3)  # fmt: skip
         if self.level is not None:
             draw.draw_bound(curve, (0, len(distortions) - 1), self.level)
             curve.annotate("best known", (0, self.level), xytext=(2, -4), textcoords="offset points", va="top",
@@ -65,14 +66,14 @@ class LearningExplorer(Explorer):
 
     def draw_moving(self, axes, state):
         epoch = state["epoch"]
-        for name, story in self.stories.items():
-            codebook = story[epoch]
+        for i, (name, story) in enumerate(self.stories.items()):
+            ax, codebook = axes[i], story[epoch]
             size = 8 if len(codebook) <= 24 else 5
-            draw.draw_cells(axes[name], self.shapes[name][epoch])
+            draw.draw_cells(ax, self.shapes[name][epoch])
             if epoch and len(codebook) <= 24:
-                draw.draw_step(axes[name], story[0], codebook, size)
-            draw.draw_codebook(axes[name], codebook, size=size)
-            axes[name].set_title(f"{name}: {self.distortions[name][epoch]:.4f}", fontsize=11)
+                draw.draw_step(ax, story[0], codebook, size)
+            draw.draw_codebook(ax, codebook, size=size)
+            ax.set_title(f"{figures.plain(name)}: {self.distortions[name][epoch]:.4f}", fontsize=11)
             draw.draw_now(axes["curve"], epoch, self.distortions[name][epoch])
 
     def describe(self, state):
@@ -98,7 +99,7 @@ def draw_tiles(ax, tiles, row_labels=()):
     ax.imshow(1 - sheet[:-1, :-1], cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[(height + 1) * row + (height - 1) / 2 for row in range(n_rows)] if row_labels else [])
     if row_labels:
-        ax.set_yticklabels(row_labels)
+        ax.set_yticklabels(map(figures.plain, row_labels))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 

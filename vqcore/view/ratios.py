@@ -5,6 +5,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from vqcore.view import roles
 from vqcore.view.draw import draw_bound
+from vqcore.view.figures import plain
 
 
 def draw_ratios(ax, rows):
@@ -24,7 +25,7 @@ def draw_ratios(ax, rows):
             ax.plot(ratios, [height] * len(ratios), mark, color=colour, markersize=6, markeredgecolor="white",
                     markeredgewidth=0.5, zorder=3)  # fmt: skip
     ax.axvline(1.0, color=roles.CELL, linewidth=0.8, zorder=1)
-    ax.set(xscale="log", yticks=range(len(works)), yticklabels=works, ylim=(len(works) - 0.4, -0.6))
+    ax.set(xscale="log", yticks=range(len(works)), yticklabels=list(map(plain, works)), ylim=(len(works) - 0.4, -0.6))
     ax.set_xlabel("time of the fastest peer / time of vqcore   (grey stroke: the bar)")
 
 
@@ -47,7 +48,7 @@ def draw_roofline(ax, flops, bandwidth, kernels):
         ax.plot([x], [y], mark, color=roles.CODEWORD if ours else roles.POINT, markersize=8 if ours else 6,
                 markeredgecolor="white" if mark in "Ds" else roles.POINT, zorder=4 if ours else 3)  # fmt: skip
         if name:
-            ax.annotate(name, (x, y), xytext=(6, -11), textcoords="offset points", fontsize=9)
+            ax.annotate(plain(name), (x, y), xytext=(6, -11), textcoords="offset points", fontsize=9)
     ax.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="operations a second, 10⁹")
 
 

@@ -72,7 +72,7 @@ class StepExplorer(Explorer):
             draw.draw_step(plane, self.codebooks[step - 1], codebook, size)
         draw.draw_codebook(plane, codebook, few, size)
         draw.draw_now(curve, step, self.distortions[step])
-        plane.set_title(f"{self.name}, step {step}: distortion {self.distortions[step]:.4g}")
+        plane.set_title(f"{figures.plain(self.name)}, step {step}: distortion {self.distortions[step]:.4g}")
 
     def describe(self, state):
         step = state["step"]
