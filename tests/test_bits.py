@@ -214,7 +214,8 @@ def test_bad_arguments_are_refused():
     with pytest.raises(InputError, match="layout"):
         pack(good, 4, "sparse")
     for words in (pack(good, 4), pack(torch.from_numpy(good), 4)):
-        for dtype in (float, "float32", bool, complex, object, "U4", "i4, i4", "sparse", 8, [1], torch.float32, torch.bool):
+        none = torch.float32, torch.bool
+        for dtype in (float, "float32", bool, complex, object, "U4", "i4, i4", "sparse", 8, [1], {"names": 1}, *none):
             with pytest.raises(InputError, match="dtype"):
                 unpack(words, 4, 8, dtype=dtype)
 

@@ -15,8 +15,8 @@ from libraries import LIBRARIES, to_library, to_numpy
 
 from vqcore import FormatError, InputError
 from vqcore.bits import LAYOUTS, elias_lengths, pack, pack_elias, unpack, unpack_elias
-from vqcore.kernels import rounding, rounding_tensors
-from vqcore.qsgd import QSGD, Message, _checksum, _hash, _header, code_width, elias_bits, elias_bound
+from vqcore.kernels import packing_tensors, rounding, rounding_tensors
+from vqcore.qsgd import QSGD, Message, _checksum, _fields, _hash, _header, code_width, elias_bits, elias_bound
 
 GOLDEN = [3.0, -4.0, 0.0, 12.0]  # norm 13
 
@@ -191,12 +191,15 @@ def test_one_seed_gives_the_same_bits_in_every_library_and_in_the_code_for_devic
         on_device = rounding_tensors.bucket_scales_on_device(tensor, size, norm)
         for ours, theirs in zip(scaling, on_device, strict=True):
             np.testing.assert_array_equal(theirs.numpy(), ours)
-        for n_bits, ternary in ((1, False), (4, True), (13, False), (52, True)):
-            codes = rounding.draw_codes(vector, size, scaling, n_bits, 2**64 - 5, n + 3, ternary).astype(np.int64)
-            theirs = rounding_tensors.draw_codes_on_device(tensor, size, on_device, n_bits, 2**64 - 5, n + 3, ternary)
-            np.testing.assert_array_equal(theirs.numpy(), codes)
-            values = rounding.values_of(codes[:n], size, scaling[3], n_bits, ternary, "float64")
-            theirs = rounding_tensors.values_of_on_device(theirs[:n], size, on_device[3], n_bits, ternary)
+        for n_bits, layout in ((1, "dense"), (4, "sections"), (13, "aligned"), (40, "aligned"), (52, "sections")):
+            fields = _fields(n, n_bits, layout)
+            words = rounding.write(vector, size, scaling, 2**64 - 5, fields)
+            theirs = rounding_tensors.draw_codes_on_device(tensor, size, on_device, 2**64 - 5, fields)
+            packed = packing_tensors.pack_on_device(theirs, fields.width, layout, fields.n_words)
+            np.testing.assert_array_equal(packed.numpy().view(np.uint64), words)
+            np.testing.assert_array_equal(unpack(words, fields.width, fields.n_codes, layout), theirs.numpy())
+            values = rounding.read(words, size, scaling[3], fields, "float64")
+            theirs = rounding_tensors.values_of_on_device(theirs[:n], size, on_device[3], fields)
             np.testing.assert_array_equal(theirs.numpy(), values)
         for library in LIBRARIES:
             coder = QSGD(4, bucket_size, norm=norm)

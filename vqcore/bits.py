@@ -1,7 +1,5 @@
 """Codes as bits: fixed widths in 64-bit words, and Elias's codes of whole numbers."""
 
-from importlib import import_module
-
 from vqcore.checks import as_choice, as_count
 from vqcore.errors import FormatError, InputError
 from vqcore.kernels import table_for
@@ -112,12 +110,18 @@ def unpack_elias(words, n_values, code="omega"):
 
 def packing_for(array):
     """The loops over bits for this kind of array: `kernels.packing`, or its twin for tensors."""
-    return import_module("vqcore.kernels." + ("packing" if is_numpy(array) else "packing_tensors"))
+    if is_numpy(array):
+        from vqcore.kernels import packing
+
+        return packing
+    from vqcore.kernels import packing_tensors
+
+    return packing_tensors
 
 
 def is_numpy(array):
     """Whether the array is for numpy, not for torch, to understand."""
-    return table_for(array).__name__.endswith("compiled")
+    return type(array).__module__ == "numpy" or table_for(array).__name__.endswith("compiled")
 
 
 def _elias():

@@ -3,14 +3,15 @@
 import hashlib
 import math
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 from vqcore.bits import LAYOUTS, elias_lengths, is_numpy, n_words_for, packing_for
 from vqcore.checks import as_choice, as_count
 from vqcore.errors import FormatError, InputError
 from vqcore.kernels import table_for
 
+WRONG_SIGN = "a value of the message has a sign that no value can have"
 MAX_BITS = 52  # of a level: beyond, a float64 has no fraction left to round by
 LARGEST = {
     "float16": 65504.0,
@@ -18,6 +19,26 @@ LARGEST = {
     "float32": (2 - 2**-23) * 2.0**127,
     "float64": (2 - 2**-52) * 2.0**1023,
 }
+
+
+class Fields(NamedTuple):
+    """How values lie in words: levels of n_bits with a sign above, width bits in all; `ternary` signs in sections."""
+
+    n_values: int
+    n_bits: int
+    width: int
+    layout: str
+    n_words: int
+
+    @property
+    def ternary(self):
+        """Whether the sign is one of -1, 0, +1, coded as 0, 1, 2, and not 1 for a negative value."""
+        return self.layout == "sections"
+
+    @property
+    def n_codes(self):
+        """Values, and in sections the zeros behind them that fill the words, as in the source of this layout."""
+        return self.n_words * (64 // self.width) if self.ternary else self.n_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +132,9 @@ class QSGD:
         """
         key = _hash(as_count(seed, "seed", low=0))
         values, shape, dtype, bucket_size = self._open(vector)
-        packing = packing_for(values)
         scaling = self._scaling(values, bucket_size, dtype)
-        width, ternary = code_width(self.n_bits, self.layout), self.layout == "sections"
-        n_words = n_words_for(len(values), width, self.layout)
-        # A section is filled up with the code of zero, as the source of this layout does.
-        n_codes = n_words * (64 // width) if ternary else len(values)
-        codes = _rounding_for(values).draw_codes(values, bucket_size, scaling, self.n_bits, key, n_codes, ternary)
-        words, norms = packing.pack(codes, width, self.layout, n_words), scaling[3]
+        fields = _fields(len(values), self.n_bits, self.layout)
+        words, norms = _rounding_for(values).write(values, bucket_size, scaling, key, fields), scaling[3]
         header = (shape, dtype, self.n_bits, bucket_size, self.layout, self.norm)
         return Message(words, norms, *header, checksum=_checksum(words, norms, header))
 
@@ -130,12 +146,14 @@ class QSGD:
         Raises:
             FormatError: the message is damaged, or no coder made it.
         """
-        codes, norms = _read(message)
-        values = _rounding_for(codes).values_of(
-            codes, message.bucket_size, norms, message.n_bits, message.layout == "sections", message.dtype
-        )
-        if len(values) and not all(map(math.isfinite, table_for(values).extent(values))):
-            raise FormatError(f"the norms are too large for {message.dtype}")
+        words, norms, fields = _opened(message)
+        values = _rounding_for(words).read(words, message.bucket_size, norms, fields, message.dtype)
+        if values is None:
+            raise FormatError(WRONG_SIGN)
+        # No value is larger than its norm, and norms are finite.
+        if message.dtype != "float64" and len(norms) and float(norms.max()) > LARGEST[message.dtype]:
+            if not all(map(math.isfinite, table_for(values).extent(values))):
+                raise FormatError(f"the norms are too large for {message.dtype}")
         return values.reshape(message.shape)
 
     def variance(self, vector):
@@ -180,6 +198,8 @@ class QSGD:
         largest, scales, scaled_norms, norms = scaling
         if not math.isfinite(float(largest.max())):
             raise InputError("vector holds NaN or infinity: such a gradient has no direction, skip or clip it")
+        if float(norms.max()) <= LARGEST[dtype]:
+            return scaling  # and no value decodes to more than its norm
         top = 2**self.n_bits - 1
         levels = (largest * scales / (scaled_norms + (scaled_norms == 0)) * top // 1 + 1).clip(max=top)
         reach = float((levels / top * norms).max())
@@ -207,7 +227,12 @@ def elias_bits(message, code="omega", zeros="skip"):
             each that is not zero: the paper's for many.
     """
     zeros = as_choice(zeros, "zeros", ("skip", "code"))
-    codes, norms = _read(message)
+    words, norms, fields = _opened(message)
+    packing = packing_for(words)
+    codes = packing.unpack(words, fields.width, fields.n_codes, fields.layout, packing.codes_dtype(None, fields.width))
+    if _rounding_for(words).wrong_signs(codes, fields):
+        raise FormatError(WRONG_SIGN)
+    codes = codes[: fields.n_values]
     levels = table_for(codes).to_host(codes & (2**message.n_bits - 1))
     places = levels.nonzero()[0]
     n_bits = len(places) + 64 * len(norms)
@@ -234,36 +259,38 @@ def elias_bound(n_values, n_bits, zeros="skip"):
     return (3 + 1.5 * math.log2(2 * (s * s + n) / n_nonzero)) * n_nonzero + 64
 
 
-def _read(message):
-    """The codes (n_values,) and norms of a message in which everything agrees.
+def _opened(message):
+    """The words, the norms and the Fields of a message in which everything agrees.
 
     Nothing is reserved for the values before their number has been held against the words.
     """
     if not isinstance(message, Message):
         raise InputError(f"message is a {type(message).__name__}: it must be a Message, as encode returns it")
     _check_header(message)
-    packing, n_bits, ternary = packing_for(message.words), message.n_bits, message.layout == "sections"
-    words, norms = packing.to_words(message.words), message.norms
-    width, n_values = code_width(n_bits, message.layout), message.n_values
-    n_words, n_norms = n_words_for(n_values, width, message.layout), -(-n_values // message.bucket_size)
+    packing, norms, n_values = packing_for(message.words), message.norms, message.n_values
+    words, n_norms = packing.to_words(message.words), -(-n_values // message.bucket_size)
+    fields = _fields(n_values, message.n_bits, message.layout)
     same_kind = type(norms) is type(message.words) and getattr(norms, "device", None) == getattr(words, "device", None)
     if words is None or not same_kind or _name(norms.dtype) != "float64":
         raise FormatError("the words of a message must be uint64 and its norms float64 (in torch int64 and float64)")
-    if len(words) != n_words or tuple(norms.shape) != (n_norms,):
+    if len(words) != fields.n_words or tuple(norms.shape) != (n_norms,):
         raise FormatError(
-            f"shape {message.shape} takes {n_words} words and {n_norms} norms, "
+            f"shape {message.shape} takes {fields.n_words} words and {n_norms} norms, "
             f"but there are {len(words)} and {tuple(norms.shape)}"
         )
     if n_norms and not (float(norms.min()) >= 0 and float(norms.max()) < math.inf):
         raise FormatError(f"the norms reach from {float(norms.min())} to {float(norms.max())}")
-    n_codes = n_words * (64 // width) if ternary else n_values
     if _checksum(words, norms, _header(message)) != message.checksum:
         raise FormatError("the checksum is not that of the message: something in it was changed")
-    if packing.spare_bits(words, width, n_codes, message.layout):
+    if packing.spare_bits(words, fields.width, fields.n_codes, fields.layout):
         raise FormatError("bits of the words that belong to no value are set")
-    codes = packing.unpack(words, width, n_codes, message.layout, packing.codes_dtype(None, width))
-    _check_codes(codes, n_values, n_bits, ternary)
-    return codes[:n_values], norms
+    return words, norms, fields
+
+
+def _fields(n_values, n_bits, layout):
+    """How this many values lie in words."""
+    width = code_width(n_bits, layout)
+    return Fields(n_values, n_bits, width, layout, n_words_for(n_values, width, layout))
 
 
 def _header(message):
@@ -287,18 +314,6 @@ def _check_header(message):
         raise FormatError(f"not a message: {error}") from None
 
 
-def _check_codes(codes, n_values, n_bits, ternary):
-    """Refuses a sign that no value has."""
-    zero = 2**n_bits
-    if ternary:
-        wrong = bool((codes >= 3 * zero).any()) or bool(((codes > zero) & (codes < 2 * zero)).any())
-        wrong = wrong or bool((codes[n_values:] != zero).any())
-    else:
-        wrong = bool((codes == zero).any())
-    if wrong:
-        raise FormatError("a value of the message has a sign that no value can have")
-
-
 def _checksum(words, norms, header):
     """64 bits over the header, the words and the norms: the same in every library."""
     packing = packing_for(words)
@@ -310,6 +325,7 @@ def _hash(thing):
     return int.from_bytes(hashlib.blake2b(repr(thing).encode(), digest_size=8).digest(), "little")
 
 
+@lru_cache(maxsize=64)  # numpy makes the name anew each time, more slowly than a small vector is decoded
 def _name(dtype):
     """float64 for numpy.dtype("float64") and for torch.float64."""
     return getattr(dtype, "name", str(dtype)).rpartition(".")[2]
@@ -317,4 +333,10 @@ def _name(dtype):
 
 def _rounding_for(array):
     """The loops that round: `kernels.rounding`, or its twin for tensors."""
-    return import_module("vqcore.kernels." + ("rounding" if is_numpy(array) else "rounding_tensors"))
+    if is_numpy(array):
+        from vqcore.kernels import rounding
+
+        return rounding
+    from vqcore.kernels import rounding_tensors
+
+    return rounding_tensors

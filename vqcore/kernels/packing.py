@@ -8,11 +8,11 @@ import numpy as np
 
 from vqcore.kernels.compiling import SMALL, frozen, njit, prange
 from vqcore.kernels.hashing import checksum
-from vqcore.kernels.lanes import ALL, BLOCK, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.lanes import ALL, BLOCK, CHUNKS, ROW, SECTIONS
+from vqcore.kernels.lanes import block_size, in_registers, pack_block, plan, unpack_block
 
 __all__ = ["to_words", "bits_of", "codes_dtype", "pack", "unpack", "spare_bits", "checksum"]
 
-SPAN = 16  # blocks that a thread takes at a time
 WHOLE_BYTES = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # widths at which unpacking is only copying
 
 
@@ -73,8 +73,9 @@ def spare_bits(words, n_bits, n_codes, layout):
     spare = 0
     for run, held in ((words[:first], held), (words[first:], rest)):
         low = (per_word - held) * n_bits if layout == "sections" else 0
-        if per_word * n_bits < 64 or held < per_word:
-            spare |= (int(_all_ones(frozen(run))) if len(run) else 0) & ~(((1 << held * n_bits) - 1) << low)
+        if len(run) and held * n_bits < 64:
+            ones = (_all_ones if 4 * len(run) >= SMALL else _either)(frozen(run))
+            spare |= int(ones) & ~(((1 << held * n_bits) - 1) << low)
     return spare
 
 
@@ -87,16 +88,15 @@ def _unsigned(codes):
 def _all_ones(words):
     found = np.zeros(-(-len(words) // BLOCK), np.uint64)
     for block in prange(len(found)):
-        for word in words[block * BLOCK : min(block * BLOCK + BLOCK, len(words))]:
-            found[block] |= word
+        found[block] = _either(words[block * BLOCK : min(block * BLOCK + BLOCK, len(words))])
     return _either(found)
 
 
 @njit(cache=True, nogil=True)
 def _either(words):
     ones = np.uint64(0)
-    for word in words:
-        ones |= word
+    for w in range(len(words)):
+        ones |= words[w]
     return ones
 
 
@@ -138,10 +138,11 @@ def _pack_sections(first, last, codes, n_bits, words):
 
 @njit(parallel=True, cache=True, nogil=True)
 def _pack_all(first, last, codes, layout, n_bits, lane, moves, words):
-    found = np.zeros(-(-(last - first) // SPAN), np.uint64)
+    span = (last - first) // CHUNKS + 1
+    found = np.zeros(-(-(last - first) // span), np.uint64)
     for i in prange(len(found)):
-        at = first + i * SPAN
-        found[i] = _pack_part(at, min(at + SPAN, last), codes, layout, n_bits, lane, moves, words)
+        at = first + i * span
+        found[i] = _pack_part(at, min(at + span, last), codes, layout, n_bits, lane, moves, words)
     return _either(found)
 
 
@@ -173,6 +174,7 @@ def _unpack_sections(first, last, words, n_bits, codes):
 
 @njit(parallel=True, cache=True, nogil=True)
 def _unpack_all(first, last, words, layout, n_bits, lane, moves, codes):
-    for i in prange(-(-(last - first) // SPAN)):
-        at = first + i * SPAN
-        _unpack_part(at, min(at + SPAN, last), words, layout, n_bits, lane, moves, codes)
+    span = (last - first) // CHUNKS + 1
+    for i in prange(-(-(last - first) // span)):
+        at = first + i * span
+        _unpack_part(at, min(at + span, last), words, layout, n_bits, lane, moves, codes)

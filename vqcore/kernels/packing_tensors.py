@@ -25,7 +25,7 @@ def bits_of(norms):
 
 
 def codes_dtype(dtype, n_bits):
-    """The dtype of unpacked codes, int64 (in which 64 bits stand for a uint64) if it is None; None where it cannot be."""
+    """The dtype of unpacked codes, int64 if it is None (64 bits stand for a uint64 there); None where it cannot be."""
     if dtype is None:
         return torch.int64
     known = packing.codes_dtype(_name(dtype) if isinstance(dtype, torch.dtype) else dtype, n_bits)

@@ -1,127 +1,72 @@
-"""Stochastic rounding of numpy arrays, by numba: norms per bucket, levels drawn from a counter, values back.
+"""Stochastic rounding of numpy arrays, by numba: values to packed levels and signs, and back.
 
-Every number is made by one fixed sequence of IEEE operations in float64 (a sum is a tree that halves a
-row of at most 1024, then halves the row of those sums), so that `rounding_tensors` finds the same bits.
+Every number is made by one fixed sequence of IEEE operations in float64, so that `rounding_tensors` finds the same
+bits. A block is drawn and packed, or unpacked and scaled, while it is in the cache.
 """
 
 import numpy as np
 
-from vqcore.kernels.compiling import frozen, njit, prange, threads_for
+from vqcore.kernels.compiling import SMALL, frozen, njit, prange
 from vqcore.kernels.hashing import GOLDEN, mix
+from vqcore.kernels.lanes import ALL, CHUNKS, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.norms import bucket_scales
 
-ROW = 1024  # values under one tree; a wider bucket is a tree over rows
-
-
-def bucket_scales(values, bucket_size, norm):
-    """For every bucket largest magnitude, a power of two that brings that near 1, norm times that power, and norm.
-
-    All float64. The norm is "l2", or "max" for the largest magnitude itself. Where a value is NaN or infinite,
-    so is the first; where only the norm leaves float64, the last is infinite.
-    """
-    n_rows = -(-bucket_size // ROW)
-    n_buckets = -(-len(values) // bucket_size)
-    bits = values.view(f"i{values.dtype.itemsize}")
-    largest = np.zeros(n_buckets * n_rows, bits.dtype)
-    with threads_for(len(values)):
-        _largest(frozen(bits), np.iinfo(bits.dtype).max, bucket_size, n_rows, largest)
-    # Magnitudes order as their bits do, infinity and NaN on top.
-    largest = largest.reshape(n_buckets, n_rows).max(1).view(values.dtype).astype(np.float64)
-    exponents = largest.view(np.int64) >> 52
-    scales = ((2046 - exponents).clip(1, 2046) << 52).view(np.float64)
-    if norm == "max":
-        return largest, scales, largest * scales, largest
-    sums = np.zeros(n_buckets * n_rows)
-    with threads_for(4 * len(values)):
-        _sums_of_squares(frozen(values), bucket_size, n_rows, scales, sums)
-    tree = np.zeros((n_buckets, 2 ** (n_rows - 1).bit_length()))
-    tree[:, :n_rows] = sums.reshape(n_buckets, n_rows)
-    while tree.shape[1] > 1:
-        half = tree.shape[1] // 2
-        tree = tree[:, :half] + tree[:, half:]
-    return largest, scales, *norms_of(tree[:, 0], scales)
+__all__ = ["bucket_scales", "write", "read", "wrong_signs"]
 
 
-def norms_of(sums, scales):
-    """Square roots of sums of squares, and the same without the scale."""
-    scaled_norms = np.sqrt(sums)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return scaled_norms, scaled_norms / scales
 
-
-def draw_codes(values, bucket_size, scaling, n_bits, key, n_codes, ternary):
-    """Codes (n_codes,), a level and above its n_bits bits a sign, in the smallest unsigned type; beyond the values, 0.
+def write(values, bucket_size, scaling, key, fields):
+    """The words (n_words,) of values, each a level with a sign above it, as `fields` of `vqcore.qsgd` say.
 
     The level of a value is its share |value| / norm * (2**n_bits - 1) rounded up with probability equal to
-    its fraction: where a uniform number, the hash of its position, is less than that. The sign is 1 for a
-    negative value whose level is not 0; `ternary` signs are the value's own, 0, 1, 2 for -1, 0, +1.
+    its fraction: where a uniform number, the hash of its position, is less than that. A sign that is not ternary is
+    1 for a negative value whose level is not 0.
     """
     _, scales, scaled_norms, _ = scaling
-    n_bytes = -(-(n_bits + 1 + ternary) // 8)
-    codes = np.zeros(n_codes, f"u{2 ** (n_bytes - 1).bit_length()}")
-    if ternary:
-        codes[len(values) :] = 1 << n_bits
-    divisors = np.where(scaled_norms > 0, scaled_norms, 1.0)
-    with threads_for(16 * len(values)):
-        _draw_codes(frozen(values), bucket_size, scales, divisors, n_bits, np.uint64(key), ternary, codes)
-    return codes
+    words = np.empty(fields.n_words, "<u8")
+    n_blocks, *how = plan(fields.width, fields.layout, fields.n_words, len(values))
+    drawing = fields.n_bits, np.uint64(key), fields.ternary
+    run = _write_all if 16 * len(values) >= SMALL else _write_part
+    run(0, n_blocks, frozen(values), (bucket_size, frozen(scales), frozen(scaled_norms)), drawing, tuple(how), words)
+    return words
 
 
-def values_of(codes, bucket_size, norms, n_bits, ternary, dtype):
-    """The values (n,) that codes stand for: sign * (level / (2**n_bits - 1) * norm of the bucket)."""
+def read(words, bucket_size, norms, fields, dtype):
+    """The values (n_values,) that words stand for, sign * (level / (2**n_bits - 1) * norm of the bucket), in dtype.
+
+    None where a sign is one that no value has.
+    """
     # To float16 by way of float32, as torch goes.
-    values = np.empty(len(codes), np.float64 if dtype == "float64" else np.float32)
-    with threads_for(4 * len(codes)):
-        _values_of(frozen(codes), bucket_size, frozen(norms), n_bits, ternary, values)
+    values = np.empty(fields.n_values, np.float64 if dtype == "float64" else np.float32)
+    n_blocks, *how = plan(fields.width, fields.layout, fields.n_words, len(values))
+    run = _read_all if 4 * len(values) >= SMALL else _read_part
+    if run(0, n_blocks, frozen(words), (bucket_size, frozen(norms)), fields.n_bits, fields.ternary, tuple(how), values):
+        return None
+    if dtype == values.dtype:
+        return values
     with np.errstate(over="ignore"):
-        return values.astype(dtype, copy=False)
+        return values.astype(dtype)
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _largest(bits, unsigned, bucket_size, n_rows, largest):
-    n = len(bits)
-    for row in prange(len(largest)):
-        bucket, place = row // n_rows, row % n_rows
-        start = bucket * bucket_size + place * ROW
-        part = bits[min(start, n) : min(start + ROW, (bucket + 1) * bucket_size, n)]
-        top = np.int64(0)
-        for k in range(len(part)):
-            magnitude = np.int64(part[k]) & unsigned
-            top = magnitude if magnitude > top else top
-        largest[row] = top
+def wrong_signs(codes, fields):
+    """Whether a field is one that no value has, or one behind the values is not that of zero; any array library."""
+    zero = 2**fields.n_bits
+    if fields.ternary:
+        wrong = bool((codes >= 3 * zero).any()) or bool(((codes > zero) & (codes < 2 * zero)).any())
+        return wrong or bool((codes[fields.n_values :] != zero).any())
+    return bool((codes == zero).any())
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _sums_of_squares(values, bucket_size, n_rows, scales, sums):
-    n, width = len(values), 1
-    while width < min(bucket_size, ROW):
-        width *= 2
-    for row in prange(len(sums)):
-        bucket, place = row // n_rows, row % n_rows
-        start = bucket * bucket_size + place * ROW
-        part = values[min(start, n) : min(start + ROW, (bucket + 1) * bucket_size, n)]
-        tree, scale = np.zeros(ROW), scales[bucket]
-        for k in range(len(part)):
-            scaled = np.float64(part[k]) * scale
-            tree[k] = scaled * scaled
-        half = width // 2
-        while half > 0:
-            low, high = tree[:half], tree[half : 2 * half]
-            for k in range(half):
-                low[k] += high[k]
-            half //= 2
-        sums[row] = tree[0]
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _draw_codes(values, bucket_size, scales, divisors, n_bits, key, ternary, codes):
-    n, top = len(values), np.float64((1 << n_bits) - 1)
-    n_rows = -(-bucket_size // ROW)
-    for row in prange(len(divisors) * n_rows):
-        bucket, place = row // n_rows, row % n_rows
-        start = bucket * bucket_size + place * ROW
-        stop = min(start + ROW, (bucket + 1) * bucket_size, n)
-        part, out = values[min(start, n) : stop], codes[min(start, n) : stop]
-        scale, divisor, first = scales[bucket], divisors[bucket], key + np.uint64(start + 1) * GOLDEN
+@njit
+def _draw(values, start, stop, buckets, drawing, codes):
+    """The codes of values from start to stop, which may lie in several buckets."""
+    (bucket_size, scales, scaled_norms), (n_bits, key, ternary) = buckets, drawing
+    at, top = start, np.float64((1 << n_bits) - 1)
+    while at < stop:
+        bucket = at // bucket_size
+        part = values[at : min(stop, (bucket + 1) * bucket_size)]
+        out, first = codes[at - start : at - start + len(part)], key + np.uint64(at + 1) * GOLDEN
+        scale, divisor = scales[bucket], scaled_norms[bucket] if scaled_norms[bucket] > 0 else 1.0
         for k in range(len(part)):
             value = np.float64(part[k])
             share = abs(value) * scale / divisor * top
@@ -135,18 +80,105 @@ def _draw_codes(values, bucket_size, scales, divisors, n_bits, key, ternary, cod
             else:
                 sign = np.int64(value < 0) & np.int64(level > 0)
             out[k] = np.int64(level) | (sign << n_bits)
+        at += len(part)
+
+
+@njit(cache=True, nogil=True)
+def _write_part(first, last, values, buckets, drawing, how, words):
+    """Blocks from first to last of the words, drawn and packed while they are in the cache."""
+    layout, width, lane, moves = how
+    if layout == SECTIONS:
+        _write_sections(first, last, values, buckets, drawing, np.empty(ROW, lane.dtype), width, words)
+        return
+    size, n_words = block_size(layout, width)
+    lanes, moves = np.zeros(size + 8, lane.dtype), in_registers(moves)
+    for block in range(first, last):
+        start, stop = block * size, min(block * size + size, len(values))
+        _draw(values, start, stop, buckets, drawing, lanes)
+        lanes[stop - start : size] = 0
+        pack_block(lanes, stop - start, layout, width, moves, words[block * n_words : block * n_words + n_words])
+
+
+@njit
+def _write_sections(first, last, values, buckets, drawing, codes, width, words):
+    n, n_words, zero = len(values), len(words), 1 << drawing[0] if drawing[2] else 0
+    for block in range(first, last):
+        out = words[block * ROW : min(block * ROW + ROW, n_words)]
+        out[:] = 0
+        for f in range(64 // width):
+            start, shift = f * n_words + block * ROW, np.uint64((64 // width - 1 - f) * width)
+            begin, stop = min(start, n), min(start + len(out), n)
+            _draw(values, begin, stop, buckets, drawing, codes)
+            codes[stop - begin : len(out)] = zero
+            for w in range(len(out)):
+                out[w] |= np.uint64(codes[w]) << shift
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def _values_of(codes, bucket_size, norms, n_bits, ternary, values):
-    n, mask, n_levels = len(codes), (1 << n_bits) - 1, np.float64((1 << n_bits) - 1)
-    n_rows = -(-bucket_size // ROW)
-    for row in prange(len(norms) * n_rows):
-        bucket, place = row // n_rows, row % n_rows
-        start = bucket * bucket_size + place * ROW
-        stop, norm = min(start + ROW, (bucket + 1) * bucket_size, n), norms[bucket]
-        part, out = codes[min(start, n) : stop], values[min(start, n) : stop]
-        for k in range(len(part)):
-            sign = part[k] >> n_bits
-            sign = sign - 1 if ternary else 1 - 2 * sign
-            out[k] = np.float64(part[k] & mask) / n_levels * norm * np.float64(sign)
+def _write_all(first, last, values, buckets, drawing, how, words):
+    span = (last - first) // CHUNKS + 1
+    for i in prange(-(-(last - first) // span)):
+        _write_part(first + i * span, min(first + i * span + span, last), values, buckets, drawing, how, words)
+
+
+@njit
+def _scale(codes, start, stop, buckets, n_bits, ternary, values):
+    """Values from start to stop of their codes; whether a sign is wrong."""
+    (bucket_size, norms), zero, top = buckets, np.int64(1) << n_bits, np.float64((1 << n_bits) - 1)
+    at, wrong = start, np.int64(0)
+    while at < stop:
+        bucket = at // bucket_size
+        out = values[at : min(stop, (bucket + 1) * bucket_size)]
+        part, norm = codes[at - start : at - start + len(out)], norms[bucket]
+        for k in range(len(out)):
+            code = np.int64(part[k])
+            level = code & (zero - 1)
+            value = np.float64(level) / top * norm
+            negative = code < zero if ternary else code >= zero
+            out[k] = -value if negative else value
+            # Wrong where the sign's low bit is set and, if ternary, its high bit or a level too, else no level.
+            one = level + (zero - 1)  # has that bit if the level has any
+            wrong |= code & (code >> 1 | one) if ternary else code & ~one
+        at += len(out)
+    return wrong & zero != 0
+
+
+@njit(cache=True, nogil=True)
+def _read_part(first, last, words, buckets, n_bits, ternary, how, values):
+    """Values of blocks from first to last of the words, unpacked in the cache; whether a sign is wrong."""
+    layout, width, lane, moves = how
+    if layout == SECTIONS:
+        return _read_sections(first, last, words, buckets, n_bits, ternary, np.empty(ROW, lane.dtype), width, values)
+    size, _ = block_size(layout, width)
+    lanes, moves, wrong = np.empty(size + 8, lane.dtype), in_registers(moves), False
+    for block in range(first, last):
+        start, stop = block * size, min(block * size + size, len(values))
+        unpack_block(words, block, stop - start, layout, width, moves, lanes)
+        wrong |= _scale(lanes, start, stop, buckets, n_bits, ternary, values)
+    return wrong
+
+
+@njit
+def _read_sections(first, last, words, buckets, n_bits, ternary, codes, width, values):
+    n, n_words, wrong, mask = len(values), len(words), False, ALL >> np.uint64(64 - width)
+    for block in range(first, last):
+        held = words[block * ROW : min(block * ROW + ROW, n_words)]
+        for f in range(64 // width):
+            start, shift = f * n_words + block * ROW, np.uint64((64 // width - 1 - f) * width)
+            begin, stop = min(start, n), min(start + len(held), n)
+            for w in range(len(held)):
+                codes[w] = (held[w] >> shift) & mask
+            wrong |= _scale(codes, begin, stop, buckets, n_bits, ternary, values)
+            for code in codes[stop - begin : len(held)]:
+                wrong |= ternary and np.int64(code) != 1 << n_bits
+    return wrong
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def _read_all(first, last, words, buckets, n_bits, ternary, how, values):
+    span = (last - first) // CHUNKS + 1
+    wrong = np.zeros(-(-(last - first) // span), np.bool_)
+    for i in prange(len(wrong)):
+        at = first + i * span
+        wrong[i] = _read_part(at, min(at + span, last), words, buckets, n_bits, ternary, how, values)
+    return wrong.any()

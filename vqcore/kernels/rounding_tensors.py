@@ -6,10 +6,12 @@ The operations and their order are those of `rounding`, so the bits are the same
 import torch
 
 from vqcore.kernels import rounding
-from vqcore.kernels.packing_tensors import GOLDEN, mix, shift_right, signed
+from vqcore.kernels.packing_tensors import GOLDEN, mix, pack_on_device, shift_right, signed, unpack_on_device
+from vqcore.kernels.norms import TREE, norms_of
+from vqcore.kernels.rounding import wrong_signs
 from vqcore.kernels.tensors import from_host, to_host
 
-ROW = rounding.ROW
+__all__ = ["bucket_scales", "write", "read", "wrong_signs"]
 
 
 def bucket_scales(values, bucket_size, norm):
@@ -19,22 +21,25 @@ def bucket_scales(values, bucket_size, norm):
     return bucket_scales_on_device(values, bucket_size, norm)
 
 
-def draw_codes(values, bucket_size, scaling, n_bits, key, n_codes, ternary):
-    """Codes (n_codes,), a level and above its n_bits bits a sign; beyond the values, 0."""
+def write(values, bucket_size, scaling, key, fields):
+    """The words (n_words,) of values, each a level with a sign above it."""
     if values.device.type == "cpu":
         scaling = [table.numpy() for table in scaling]
-        codes = rounding.draw_codes(values.numpy(), bucket_size, scaling, n_bits, key, n_codes, ternary)
-        return torch.from_numpy(codes)
-    return draw_codes_on_device(values, bucket_size, scaling, n_bits, key, n_codes, ternary)
+        return torch.from_numpy(rounding.write(values.numpy(), bucket_size, scaling, key, fields).view("int64"))
+    codes = draw_codes_on_device(values, bucket_size, scaling, key, fields)
+    return pack_on_device(codes, fields.width, fields.layout, fields.n_words)
 
 
-def values_of(codes, bucket_size, norms, n_bits, ternary, dtype):
-    """The values (n,) that codes stand for: sign * (level / (2**n_bits - 1) * norm of the bucket)."""
-    if codes.device.type == "cpu":
-        near = "float64" if dtype == "float64" else "float32"
-        host = rounding.values_of(codes.numpy(), bucket_size, norms.numpy(), n_bits, ternary, near)
-        return torch.from_numpy(host).to(getattr(torch, dtype))
-    return values_of_on_device(codes, bucket_size, norms, n_bits, ternary).to(getattr(torch, dtype))
+def read(words, bucket_size, norms, fields, dtype):
+    """The values (n_values,) that words stand for, in dtype, or None where a sign is one that no value has."""
+    if words.device.type == "cpu":
+        near, host = "float64" if dtype == "float64" else "float32", words.numpy().view("uint64")
+        values = rounding.read(host, bucket_size, norms.numpy(), fields, near)
+        return None if values is None else torch.from_numpy(values).to(getattr(torch, dtype))
+    codes = unpack_on_device(words, fields.width, fields.n_codes, fields.layout)
+    if wrong_signs(codes, fields):
+        return None
+    return values_of_on_device(codes[: fields.n_values], bucket_size, norms, fields).to(getattr(torch, dtype))
 
 
 def bucket_scales_on_device(values, bucket_size, norm):
@@ -47,35 +52,36 @@ def bucket_scales_on_device(values, bucket_size, norm):
         return largest, scales, largest * scales, largest
     scaled = rows * scales[:, None]
     squares = _buckets((scaled * scaled).reshape(-1), bucket_size)
-    width = min(ROW, _power_of_two(bucket_size))
+    width = min(TREE, _power_of_two(bucket_size))
     squares = torch.nn.functional.pad(squares, (0, -bucket_size % width)).reshape(len(squares), -1, width)
     # torch's own square root is off by a bit for some numbers; numpy's is rounded correctly, and there are few.
     sums = to_host(_halving(_halving(squares)))
-    return largest, scales, *(from_host(t, values) for t in rounding.norms_of(sums, to_host(scales)))
+    return largest, scales, *(from_host(t, values) for t in norms_of(sums, to_host(scales)))
 
 
-def draw_codes_on_device(values, bucket_size, scaling, n_bits, key, n_codes, ternary):
-    """As `draw_codes`, in operations that every device has; codes are int64."""
+def draw_codes_on_device(values, bucket_size, scaling, key, fields):
+    """The levels and signs that `write` packs, in operations that every device has; int64, zeros behind the values."""
     _, scales, scaled_norms, _ = scaling
     divisors = torch.where(scaled_norms > 0, scaled_norms, 1.0)
-    top = float(2**n_bits - 1)
+    top = float(2**fields.n_bits - 1)
     rows = _buckets(values.double(), bucket_size)
     shares = (rows.abs() * scales[:, None] / divisors[:, None] * top).reshape(-1)[: len(values)]
     below = shares.floor()
     counters = torch.arange(1, len(values) + 1, device=values.device) * GOLDEN + signed(key)
     uniforms = shift_right(mix(counters), 11).double() * 2.0**-53
     levels = (below + (uniforms < shares - below)).clamp(max=top).long()
-    signs = values.sign().long() + 1 if ternary else (values < 0) & (levels > 0)
-    codes = levels | (signs.long() << n_bits)
-    return torch.nn.functional.pad(codes, (0, n_codes - len(values)), value=1 << n_bits if ternary else 0)
+    signs = values.sign().long() + 1 if fields.ternary else (values < 0) & (levels > 0)
+    codes = levels | (signs.long() << fields.n_bits)
+    zero = 1 << fields.n_bits if fields.ternary else 0
+    return torch.nn.functional.pad(codes, (0, fields.n_codes - len(values)), value=zero)
 
 
-def values_of_on_device(codes, bucket_size, norms, n_bits, ternary):
-    """As `values_of`, in operations that every device has; float64."""
-    signs = codes >> n_bits
-    signs = (signs - 1 if ternary else 1 - 2 * signs).double()
-    levels = (codes & (2**n_bits - 1)).double()
-    shares = _buckets(levels / float(2**n_bits - 1), bucket_size)
+def values_of_on_device(codes, bucket_size, norms, fields):
+    """The values of levels and signs, in operations that every device has; float64."""
+    signs = codes >> fields.n_bits
+    signs = (signs - 1 if fields.ternary else 1 - 2 * signs).double()
+    levels = (codes & (2**fields.n_bits - 1)).double()
+    shares = _buckets(levels / float(2**fields.n_bits - 1), bucket_size)
     return (shares * norms[:, None]).reshape(-1)[: len(codes)] * signs
 
 
