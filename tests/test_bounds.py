@@ -44,6 +44,33 @@ def test_steps_of_lloyd(dtype, n, dim, n_codewords, offset):
     assert_follows(points, lloyd(points, codebook, 6, weights), weights)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", [0.1, 3.0])
+def test_points_that_wait_while_others_are_searched(dtype, spread):
+    """Many blocks, wide enough for a first look in halves; a few points in each block wait for company."""
+    rng = np.random.default_rng(5)
+    centers = rng.standard_normal((150, 40))
+    points = (centers[rng.integers(150, size=20_000)] + spread * rng.standard_normal((20_000, 40))).astype(dtype)
+    counts = assert_follows(points, lloyd(points, points[:100].astype(np.float64), 7), rng.random(20_000))
+    assert spread > 1 or min(counts) < 10_000
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n_codewords, dim", [(100, 40), (100, 5), (1, 40), (2, 40), (64, 32)])
+def test_bounds_lie_below_all_other_distances(dtype, n_codewords, dim):
+    rng = np.random.default_rng(6)
+    points = rng.standard_normal((700, dim)).astype(dtype)
+    steps = Steps(points)
+    for codebook in lloyd(points, points[:n_codewords].astype(np.float64), 4):
+        codes, _, *_ = steps.moments(codebook)
+        dists = np.sqrt(((points[:, None].astype(np.float64) - codebook) ** 2).sum(axis=2))
+        dists[np.arange(700), codes] = np.inf
+        others, bounds = dists.min(axis=1), steps.found.bounds
+        assert (bounds <= others).all()
+        if steps.n_searched == 700 and n_codewords > 1:
+            assert (bounds > 0.9 * others).all()
+
+
 def test_points_at_rest_are_not_searched():
     rng = np.random.default_rng(0)
     centers = 20 * rng.standard_normal((30, 8))

@@ -8,11 +8,12 @@ arithmetic, and sums are added up in the order of `accumulate`: not a bit depend
 
 import numpy as np
 
-from vqcore.kernels import compiled
+from vqcore.kernels import compiled, halves, scores
 from vqcore.kernels.compiling import frozen, njit, prange, threads_for
-from vqcore.kernels.nearest import LANES, decide, error_of_score, largest_norm, parted, search_lanes, sq_dist
+from vqcore.kernels.halves import room_for
+from vqcore.kernels.nearest import Found, queue_for, settle, sq_dist
 
-BLOCK_VALUES = 2**16  # values of the points that are looked at, searched and added up while they are in the cache
+CHUNK = 256  # points that are looked at, searched and added up while they are in the cache
 
 
 class Steps:
@@ -28,104 +29,97 @@ class Steps:
 
     def moments(self, codebook):
         """Codes and squared distances, the same two arrays in every step; per cell sum, mass and squared error."""
-        n, work = len(self.points), compiled.work_type(self.points, codebook)
+        n, work = len(self.points), scores.work_type(self.points, codebook)
         if self.codebook is None or len(self.codebook) != len(codebook):
-            self.codes, self.sq_dists, self.bounds = np.zeros(n, np.int64), np.empty(n), np.full(n, -np.inf)
+            self.found = Found(np.zeros(n, np.int64), np.empty(n), np.full(n, -np.inf))
             drifts = np.zeros(len(codebook))
         else:
             drifts = _drifts(self.codebook, codebook)
-        screen, n_slabs = compiled.screen(codebook, work), compiled.n_slabs(n, len(codebook))
+        screen = scores.screen(codebook, work)
+        first_look = halves.halves(codebook, screen)
         with threads_for(codebook.size * n // 8):
             *parts, searched = step(
-                self.points, self.weights, codebook, *screen, drifts, self.codes, self.bounds, self.sq_dists, n_slabs
+                self.points, self.weights, codebook, screen, first_look, drifts, self.found,
+                compiled.n_slabs(n, len(codebook)),
             )
         self.codebook, self.n_searched = codebook.copy(), int(searched.sum())
-        return self.codes, self.sq_dists, *map(compiled.merged, parts)
+        return self.found.codes, self.found.sq_dists, *map(compiled.merged, parts)
 
 
 def _drifts(before, codebook):
     """How far any codeword but this one has moved (n_codewords,), a hair more for rounding."""
-    moved = np.sqrt(((codebook - before) ** 2).sum(axis=1)) * (1 + 1e-12)
+    moved = codebook - before
+    moved = np.sqrt(np.einsum("ij,ij->i", moved, moved)) * (1 + 1e-12)
     drifts = np.full(len(moved), moved.max())
     drifts[moved.argmax()] = np.delete(moved, moved.argmax()).max(initial=0.0)
     return drifts
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def step(points, weights, codebook, shift, scores_by, half_norms, slack, floor, drifts, codes, bounds, sq_dists, n_slabs):
+def step(points, weights, codebook, screen, halves, drifts, found, n_slabs):
     """The cells of a codebook, slab by slab: sums (n_slabs, n_codewords, dim), mass and squared errors (n_slabs,
     n_codewords), and how many points were searched (n_slabs,).
 
     Args:
         weights: (n,), or (1,) for all.
-        shift, scores_by, half_norms, slack, floor: as in `nearest`.
+        screen, halves: of the codebook.
         drifts: (n_codewords,) how far any codeword but this one has moved since the step before.
-        codes, bounds, sq_dists: (n,) of the step before, brought up to date; bounds of -inf know nothing.
+        found: of the step before, brought up to date; bounds of -inf know nothing.
     """
     n_codewords, dim = codebook.shape
     sums, sq_errors = np.zeros((n_slabs, n_codewords, dim)), np.zeros((n_slabs, n_codewords))
     mass, searched = np.zeros((n_slabs, n_codewords), weights.dtype), np.zeros(n_slabs, np.int64)
     for slab in prange(n_slabs):
-        first, last = slab * len(points) // n_slabs, (slab + 1) * len(points) // n_slabs
-        size = max(LANES, min(1024, BLOCK_VALUES // dim))
-        doubtful = np.empty(size, np.int64)
-        for start in range(first, last, size):
-            end = min(start + size, last)
-            n_doubtful = _look(points, start, end, codebook, drifts, codes, bounds, sq_dists, doubtful)
-            searched[slab] += n_doubtful
-            for at in range(0, n_doubtful, LANES):
-                some = doubtful[at : min(at + LANES, n_doubtful)]
-                _search(points, some, codebook, shift, scores_by, half_norms, slack, floor, codes, bounds, sq_dists)
-            _add(points, start, end, weights, codes, sq_dists, sums[slab], mass[slab], sq_errors[slab])
+        searched[slab] = _step_of_slab(
+            points, slab * len(points) // n_slabs, (slab + 1) * len(points) // n_slabs, weights, codebook, screen, halves,
+            drifts, found, sums[slab], mass[slab], sq_errors[slab],
+        )  # fmt: skip
     return sums, mass, sq_errors, searched
 
 
 @njit(nogil=True)
-def _look(points, start, end, codebook, drifts, codes, bounds, sq_dists, doubtful):
-    """Bring bounds and squared distances up to date; how many points may have another nearest codeword, and which."""
-    found = 0
+def _step_of_slab(points, first, last, weights, codebook, screen, halves, drifts, found, sums, mass, sq_errors):
+    queue, room, added, searched = queue_for(CHUNK), room_for(halves), first, 0
+    for start in range(first, last, CHUNK):
+        end = min(start + CHUNK, last)
+        searched += _look(points, start, end, codebook, drifts, found, queue)
+        settle(points, codebook, screen, halves, room, queue, found, end == last)
+        ready = _settled(queue, end)
+        _add(points, added, ready, weights, found, sums, mass, sq_errors)
+        added = ready
+    return searched
+
+
+@njit(nogil=True)
+def _settled(queue, end):
+    """Up to which point none waits."""
+    if queue.waiting[1] > 0:
+        return queue.unsure[0]
+    return queue.doubtful[0] if queue.waiting[0] > 0 else end
+
+
+@njit(nogil=True)
+def _look(points, start, end, codebook, drifts, found, queue):
+    """Bring bounds and squared distances up to date; queue, and count, points that may have another nearest codeword."""
+    waiting, codes, bounds, sq_dists = queue.waiting[0], found.codes, found.bounds, found.sq_dists
+    before = waiting
     for i in range(start, end):
         sq_dists[i] = sq_dist(points, i, codebook, codes[i])
         bounds[i] -= drifts[codes[i]]
         # A hair's breadth for the rounding of both sides; not `>=`, so that a NaN is in doubt.
         if not np.sqrt(sq_dists[i]) * (1 + 1e-12) < bounds[i]:
-            doubtful[found] = i
-            found += 1
-    return found
+            queue.doubtful[waiting] = i
+            waiting += 1
+    queue.waiting[0] = waiting
+    return waiting - before
 
 
 @njit(nogil=True)
-def _search(points, some, codebook, shift, scores_by, half_norms, slack, floor, codes, bounds, sq_dists):
-    """New codes, bounds and squared distances for at most LANES points."""
-    dim, n_codewords = points.shape[1], len(codebook)
-    lanes = np.zeros(dim * LANES, scores_by.dtype)
-    for lane in range(len(some)):
-        row = points[some[lane]]
-        for d in range(dim):
-            lanes[d * LANES + lane] = row[d] - shift[d]
-    lane_codes = np.zeros(LANES, np.int32)
-    norms, best, second = search_lanes(lanes, scores_by, half_norms, lane_codes)
-    largest = largest_norm(half_norms, n_codewords)
-    for lane in range(len(some)):
-        i, code = some[lane], np.int64(lane_codes[lane])
-        if n_codewords > 1 and not parted(best[lane], second[lane], norms[lane], largest, slack, floor):
-            code = np.int64(decide(points, i, codebook))
-        if code != codes[i]:
-            codes[i], sq_dists[i] = code, sq_dist(points, i, codebook, code)
-        # |x - c|^2 is |x - s|^2 plus twice the score. Where the exact distances swapped two scores, they lie closer
-        # together than their error.
-        norm = np.float64(norms[lane])
-        error = 2 * error_of_score(norm, largest, slack, floor) + (dim + 6) * np.finfo(lanes.dtype).eps * norm
-        sq_bound = norm + 2 * np.float64(second[lane]) - error
-        bounds[i] = np.sqrt(sq_bound) * (1 - 1e-12) if sq_bound > 0 else 0.0
-
-
-@njit(nogil=True)
-def _add(points, start, end, weights, codes, sq_dists, sums, mass, sq_errors):
+def _add(points, start, end, weights, found, sums, mass, sq_errors):
     weighted = len(weights) > 1
     for i in range(start, end):
-        weight, code = weights[i if weighted else 0], codes[i]
+        weight, code = weights[i if weighted else 0], found.codes[i]
         mass[code] += weight
-        sq_errors[code] += weight * sq_dists[i]
+        sq_errors[code] += weight * found.sq_dists[i]
         for d in range(points.shape[1]):
             sums[code, d] += weight * np.float64(points[i, d])

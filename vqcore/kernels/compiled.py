@@ -6,7 +6,9 @@ import numpy as np
 
 from vqcore.errors import InputError
 from vqcore.kernels import nearest as _nearest
+from vqcore.kernels import scores
 from vqcore.kernels.compiling import SMALL, frozen, njit, prange, threads_for
+from vqcore.kernels.halves import halves
 from vqcore.kernels.moments import interval_moments, sort
 
 __all__ = [
@@ -66,40 +68,17 @@ def assign(points, codebook):
         with threads_for(16 * points.size):
             _nearest.nearest_on_line(frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
         return codes, sq_dists
-    work = work_type(points, codebook)
+    screen = scores.screen(codebook, scores.work_type(points, codebook))
     with threads_for(len(points) * (codebook.size // 8 + 16)):
-        _nearest.nearest(frozen(points), codebook, *screen(codebook, work), codes, sq_dists)
+        found = _nearest.Found(codes, sq_dists, np.empty(0))
+        n_slabs = int(np.clip(len(points) // 1024, 1, 256))
+        _nearest.nearest(frozen(points), codebook, screen, halves(codebook, screen), found, n_slabs)
     return codes, sq_dists
 
 
-def work_type(points, codebook):
-    """The precision of the scores: that of the points, or float64 where squares of codewords might leave float32.
-
-    A point whose own scores overflow is decided exactly, like one between two codewords.
-    """
-    reach = np.abs(codebook).max()
-    return np.float32 if points.dtype == np.float32 and 1e-12 < reach < 1e15 else np.float64
-
-
-def screen(codebook, work):
-    """What the scores need to know of a codebook: shift, scores_by, half_norms, slack and floor (see `nearest`)."""
-    shift = codebook.mean(axis=0).astype(work)
-    moved = codebook - shift
-    n_codewords, dim = codebook.shape
-    scores_by = np.zeros((-(-n_codewords // _nearest.FOLD) * _nearest.FOLD, dim), work)
-    scores_by[:n_codewords] = -moved
-    half_norms = np.full(len(scores_by), np.inf, work)
-    half_norms[:n_codewords] = (moved**2).sum(axis=1) / 2
-    # Higham 2002, section 3.1: a dot product of length dim + 1 errs by at most (dim + 1) u times the product
-    # of norms; rounding the shifted point and codeword adds two u each; both compared scores err.
-    slack = 2 * (dim + 6) * np.finfo(work).eps / 2 * np.sqrt(2 * half_norms[:n_codewords].max(), dtype=np.float64)
-    # Products below the normal range lose all digits: so much more may a score err.
-    return shift, scores_by, half_norms, slack, 4 * (dim + 6) * float(np.finfo(work).tiny)
-
-
 def n_slabs(n, n_codewords):
-    """Into how many runs a sum over points is split: by the sizes alone, with tables no larger than the points."""
-    return int(np.clip(n // (2 * n_codewords), 1, 16))
+    """Into how many runs a sum over points is split: by the sizes alone, with tables that are small beside the points."""
+    return 2 ** (int(np.clip(n // (4 * n_codewords), 1, 16)).bit_length() - 1)
 
 
 def accumulate(values, codes, n_codewords, sample_weight=None):

@@ -7,7 +7,7 @@ n_queries x n is held, and neither the number of threads nor of slabs changes a 
 
 import numpy as np
 
-from vqcore.kernels import compiled
+from vqcore.kernels import compiled, scores
 from vqcore.kernels.compiling import frozen, njit, prange, threads_for
 from vqcore.kernels.nearest import nearest_parts
 
@@ -26,8 +26,8 @@ def encode(points, codebooks, codes):
         for m, codebook in enumerate(codebooks):
             codes[:, m] = compiled.assign(np.ascontiguousarray(points[:, m : m + 1]), codebook)[0]
         return
-    work = compiled.work_type(points, codebooks)
-    *screens, floors = zip(*(compiled.screen(codebook, work) for codebook in codebooks))
+    work = scores.work_type(points, codebooks)
+    *screens, floors = zip(*(scores.screen(codebook, work) for codebook in codebooks))
     points = frozen(points.astype(work, copy=False))
     with threads_for(len(points) * (codebooks.size // 8 + 16 * len(codebooks))):
         nearest_parts(points, frozen(codebooks), *map(np.stack, screens), floors[0], codes)

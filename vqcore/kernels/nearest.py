@@ -1,198 +1,219 @@
 """The compiled search for the nearest codeword: fast scores that screen, exact distances that decide.
 
-Minimising |x - c|^2 over c is minimising the score |c - s|^2 / 2 - (x - s)(c - s) for any shift s. Scores are
-computed with points running down the SIMD lanes: LANES points are transposed, then every codeword passes over
-them, four at a time, while each lane keeps its best and its second-best score. A lane whose two best scores lie
-within the rounding bound of the score is decided by the direct form (x - c)^2 in float64, lowest index first. So
-the codes are those of exact arithmetic, at any offset; only the time depends on how often two codewords are
-nearly equally far.
+Scores in bfloat16 (`halves`) are looked at first, where the processor has them; the points that they leave in doubt see
+scores in the precision of the points (`scores`); and where these lie within their rounding bound, the direct form
+(x - c)^2 in float64 decides, lowest index first. So the codes are those of exact arithmetic, at any offset; only the
+time depends on how often two codewords are nearly equally far.
 """
 
-import llvmlite.binding
-import numba
+from typing import NamedTuple
+
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import njit, prange
+from vqcore.kernels.halves import RANKS, error_of_halves, room_for, search_halves
+from vqcore.kernels.scores import FAST, Screen, error_of_scores, search_lanes
+from vqcore.kernels.vectors import LANES
 
-LANES = 64
-FOLD = 4  # codewords that pass over the lanes together
-# A tile of FOLD running sums for each of _TILE vectors of lanes stays in registers: there are 32 wide ones with AVX-512.
-_WIDE = "+avx512f" in (numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()).split(",")
-_VECTOR_BYTES, _TILE = (64, 4) if _WIDE else (32, 2)
-# Contraction into fused multiply-adds only lowers the error that the bound allows for.
-_FAST = {"contract", "nsz"}
+EPS32 = float(np.finfo(np.float32).eps)
 
-@njit(parallel=True, cache=True, fastmath=_FAST, nogil=True)
-def nearest(points, codebook, shift, scores_by, half_norms, slack, floor, codes, sq_dists):
-    """Fill codes (n,) and sq_dists (n,) for points (n, dim) and a float64 codebook (n_codewords, dim).
 
-    Args:
-        shift: (dim,) subtracted from every point.
-        scores_by: (padded n_codewords, dim), the negated shifted codewords in the working precision.
-        half_norms: (padded n_codewords,) half the squared norms of the shifted codewords; infinite for padding.
-        slack: relative rounding error of a score, times the largest norm of a shifted codeword.
-        floor: what two scores may err by where their products leave the normal range.
+class Found(NamedTuple):
+    """What is known of all points: code, squared distance, and a lower bound on the distance of all other codewords.
+
+    (n,) each; the bounds may have no entry where nobody asks for them.
     """
-    n = len(points)
-    for block in prange((n + LANES - 1) // LANES):
-        start = block * LANES
-        lane_codes = np.zeros(LANES, np.int32)
-        _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, slack, floor, lane_codes)
-        for i in range(min(LANES, n - start)):
-            codes[start + i] = lane_codes[i]
-            sq_dists[start + i] = sq_dist(points, start + i, codebook, lane_codes[i])
+
+    codes: np.ndarray
+    sq_dists: np.ndarray
+    bounds: np.ndarray
+
+
+class Queue(NamedTuple):
+    """Points that wait until LANES of them can be looked at together: how many of both kinds, and which.
+
+    Attributes:
+        waiting: numbers of points in doubt and of points that halves left in doubt, and of those looked at by halves.
+        doubtful, unsure: indices of points, ascending.
+    """
+
+    waiting: np.ndarray
+    doubtful: np.ndarray
+    unsure: np.ndarray
+
+
+@njit(nogil=True)
+def queue_for(size):
+    """An empty Queue for `size` more points in doubt at a time."""
+    return Queue(np.zeros(4, np.int64), np.empty(size + LANES, np.int64), np.empty(2 * LANES, np.int64))
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def nearest_parts(points, codebooks, shifts, scores_by, half_norms, slacks, floor, codes):
+def nearest(points, codebook, screen, halves, found, n_slabs):
+    """Find the nearest codewords of points (n, dim) in a float64 codebook (n_codewords, dim)."""
+    n = len(points)
+    for slab in prange(n_slabs):
+        _nearest_of_slab(points, slab * n // n_slabs, (slab + 1) * n // n_slabs, codebook, screen, halves, found)
+
+
+@njit(nogil=True)
+def _nearest_of_slab(points, first, last, codebook, screen, halves, found):
+    if len(halves.pairs) == 0:
+        codes, sq_dists, lane_codes = found.codes, found.sq_dists, np.zeros(LANES, np.int32)
+        for start in range(first, last, LANES):
+            block = points[start : min(start + LANES, last)]
+            _nearest_of_block(block, codebook, screen, lane_codes)
+            for lane in range(len(block)):
+                codes[start + lane] = lane_codes[lane]
+                sq_dists[start + lane] = sq_dist(block, lane, codebook, lane_codes[lane])
+        return
+    queue, room = queue_for(LANES), room_for(halves)
+    for start in range(first, last, LANES):
+        end = min(start + LANES, last)
+        for i in range(start, end):
+            queue.doubtful[queue.waiting[0] + i - start] = i
+        queue.waiting[0] += end - start
+        settle(points, codebook, screen, halves, room, queue, found, end == last)
+
+
+@njit(nogil=True)
+def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
+    """Find the nearest codewords of the points in doubt, LANES at a time; fewer wait on, unless `all_of_them` are due."""
+    waiting, doubtful, unsure, done = queue.waiting, queue.doubtful, queue.unsure, 0
+    while waiting[0] - done >= LANES or (all_of_them and waiting[0] > done):
+        some = doubtful[done : min(done + LANES, waiting[0])]
+        done += len(some)
+        # Halves that leave half the points in doubt cost more than they spare.
+        if len(halves.pairs) > 0 and (waiting[2] < 4 * LANES or 2 * waiting[3] < waiting[2]):
+            search_halves(points, some, halves, room)
+            before = waiting[1]
+            _settle_by_halves(points, some, codebook, screen.floor, halves, room, queue, found)
+            waiting[2], waiting[3] = waiting[2] + len(some), waiting[3] + waiting[1] - before
+        else:
+            unsure[waiting[1] : waiting[1] + len(some)] = some
+            waiting[1] += len(some)
+        if waiting[1] >= LANES:
+            _settle_by_scores(points, unsure[:LANES], codebook, screen, queue, found)
+            waiting[1] -= LANES
+            unsure[:LANES] = unsure[LANES:]
+    waiting[0] -= done
+    for i in range(waiting[0]):
+        doubtful[i] = doubtful[done + i]
+    if all_of_them and waiting[1] > 0:
+        _settle_by_scores(points, unsure[: waiting[1]], codebook, screen, queue, found)
+        waiting[1] = 0
+
+
+@njit(nogil=True)
+def _settle_by_halves(points, some, codebook, floor, halves, room, queue, found):
+    """Keep what the lowest scores tell of some points; the others become unsure."""
+    scores, measures, sq_bounds = room.lowest, room.measures, np.empty(LANES)
+    tags, tag, codes = scores.view(np.uint32), np.uint32(halves.tag), np.empty(LANES, np.int64)
+    largest, half_error, slack, n_tags = halves.largest, halves.error, halves.slack, halves.tag
+    exactly = 1 - (points.shape[1] + 6) * EPS32
+    for lane in range(len(some)):
+        sq_norm, best = np.float64(measures[lane]), np.float64(scores[lane])
+        error = error_of_halves(sq_norm, measures[LANES + lane], largest, half_error, slack, n_tags, floor)
+        codes[lane] = np.int64(tags[lane] & tag)
+        sq_bounds[lane] = exactly * sq_norm + 2 * np.float64(scores[LANES + lane]) - error
+        # How many may be the nearest; not `<=`, so that a NaN is in doubt.
+        rank = 1
+        while rank < RANKS and not np.float64(scores[rank * LANES + lane]) - best > error:
+            rank += 1
+        if rank == RANKS:
+            codes[lane] = -1
+        elif rank > 1:
+            codes[lane] = decide_among(points, some[lane], codebook, tags[lane : rank * LANES : LANES], tag)
+    _keep(points, some, codes, sq_bounds, codebook, queue, found)
+
+
+@njit(fastmath=FAST, nogil=True)
+def _settle_by_scores(points, some, codebook, screen, queue, found):
+    """Keep the codes of at most LANES points."""
+    dim, codes, sq_bounds = points.shape[1], np.empty(LANES, np.int64), np.empty(LANES)
+    # Feature d of lane i is lanes[d * LANES + i].
+    lanes, lane_codes = np.zeros(dim * LANES, screen.scores_by.dtype), np.zeros(LANES, np.int32)
+    for lane in range(len(some)):
+        row, shift = points[some[lane]], screen.shift
+        for d in range(dim):
+            lanes[d * LANES + lane] = row[d] - shift[d]
+    sq_norms, best, second = search_lanes(lanes, screen, lane_codes)
+    largest, slack, floor, exactly = screen.largest, screen.slack, screen.floor, 1 - (dim + 6) * np.finfo(lanes.dtype).eps
+    for lane in range(len(some)):
+        sq_norm, runner_up = np.float64(sq_norms[lane]), np.float64(second[lane])
+        error = error_of_scores(np.sqrt(sq_norm), largest, slack, floor)
+        codes[lane], sq_bounds[lane] = lane_codes[lane], exactly * sq_norm + 2 * runner_up - error
+        if len(codebook) > 1 and not runner_up - np.float64(best[lane]) > error:
+            codes[lane] = decide(points, some[lane], codebook)
+    _keep(points, some, codes, sq_bounds, codebook, queue, found)
+
+
+@njit(nogil=True)
+def _keep(points, some, codes, sq_bounds, codebook, queue, found):
+    """Keep the codes of some points, their squared distances, and bounds; a code of -1 makes a point unsure.
+
+    |x - c|^2 is |x - s|^2 plus twice the score. A codeword that was not chosen has at least the second-lowest score, less
+    what one score may err by, or lies farther than one that has.
+    """
+    all_codes, sq_dists, bounds = found.codes, found.sq_dists, found.bounds
+    unsure, n_unsure, bounded = queue.unsure, queue.waiting[1], len(found.bounds) > 0
+    for lane in range(len(some)):
+        i, code = some[lane], codes[lane]
+        if code < 0:
+            unsure[n_unsure] = i
+            n_unsure += 1
+            continue
+        if not bounded or code != all_codes[i]:
+            all_codes[i], sq_dists[i] = code, sq_dist(points, i, codebook, code)
+        if bounded:
+            bounds[i] = np.sqrt(sq_bounds[lane]) * (1 - 1e-12) if sq_bounds[lane] > 0 else 0.0
+    queue.waiting[1] = n_unsure
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def nearest_parts(points, codebooks, shifts, scores_by, half_norms, largest, slacks, floor, codes):
     """Fill codes (n, n_parts) of the n_parts runs of columns of points (n, dim), each with a codebook of its own.
 
-    The arguments of `nearest` with one more axis in front. A point is read once for all its parts.
+    What a Screen knows has one more axis in front. A point is read once for all its parts.
     """
     n, (n_parts, _, width) = len(points), codebooks.shape
     for block in prange((n + LANES - 1) // LANES):
-        start = block * LANES
+        rows = points[block * LANES : min((block + 1) * LANES, n)]
         lane_codes = np.zeros(LANES, np.int32)
         for m in range(n_parts):
-            part = points[:, m * width : (m + 1) * width]
-            _nearest_of_block(
-                part, start, codebooks[m], shifts[m], scores_by[m], half_norms[m], slacks[m], floor, lane_codes
-            )
-            for i in range(min(LANES, n - start)):
-                codes[start + i, m] = lane_codes[i]
+            screen = Screen(shifts[m], scores_by[m], half_norms[m], largest[m], slacks[m], floor)
+            _nearest_of_block(rows[:, m * width : (m + 1) * width], codebooks[m], screen, lane_codes)
+            for lane in range(len(rows)):
+                codes[block * LANES + lane, m] = lane_codes[lane]
 
 
-@njit(fastmath=_FAST, nogil=True)
-def _nearest_of_block(points, start, codebook, shift, scores_by, half_norms, slack, floor, lane_codes):
-    """Fill lane_codes for the LANES points that begin at `start`, or as many as there are."""
-    n, dim = points.shape
-    size = min(LANES, n - start)
-    # Feature d of lane i is lanes[d * LANES + i].
-    lanes = np.zeros(dim * LANES, scores_by.dtype)
-    block = points[start : start + size]
+@njit(fastmath=FAST, nogil=True)
+def _nearest_of_block(block, codebook, screen, lane_codes):
+    """Fill lane_codes for at most LANES points (n, dim) that follow each other."""
+    size, dim = block.shape
+    lanes, shift = np.zeros(dim * LANES, screen.scores_by.dtype), screen.shift
     for d in range(dim):
         feature, center = lanes[d * LANES : d * LANES + size], shift[d]
         for i in range(size):
             feature[i] = block[i, d] - center
-    norms, best, second = search_lanes(lanes, scores_by, half_norms, lane_codes)
-    largest = largest_norm(half_norms, len(codebook))
+    norms, best, second = search_lanes(lanes, screen, lane_codes)
+    largest, slack, floor = screen.largest, screen.slack, screen.floor
     for i in range(size):
-        if len(codebook) > 1 and not parted(best[i], second[i], norms[i], largest, slack, floor):
-            lane_codes[i] = decide(points, start + i, codebook)
+        error = error_of_scores(np.sqrt(np.float64(norms[i])), largest, slack, floor)
+        if len(codebook) > 1 and not np.float64(second[i] - best[i]) > error:
+            lane_codes[i] = decide(block, i, codebook)
 
 
-@njit(fastmath=_FAST, nogil=True)
-def search_lanes(lanes, scores_by, half_norms, lane_codes):
-    """Squared norms, lowest and second-lowest score of LANES transposed points; their codes go to lane_codes."""
-    norms = np.zeros(LANES, scores_by.dtype)
-    for d in range(scores_by.shape[1]):
-        feature = lanes[d * LANES : (d + 1) * LANES]
-        for i in range(LANES):
-            norms[i] += feature[i] * feature[i]
-    best, second = np.full(LANES, np.inf, scores_by.dtype), np.full(LANES, np.inf, scores_by.dtype)
-    _scan(lanes, scores_by, half_norms, best, second, lane_codes)
-    return norms, best, second
-
-
-@njit
-def largest_norm(half_norms, n_codewords):
-    """The largest norm of a shifted codeword."""
-    largest = 0.0
-    for code in range(n_codewords):
-        largest = max(largest, np.float64(half_norms[code]))
-    return np.sqrt(2 * largest)
-
-
-@njit(inline="always")
-def error_of_score(norm, largest, slack, floor):
-    """What two scores of a point with this squared norm may err by, together."""
-    return floor + slack * (largest + 2.02 * np.sqrt(np.float64(norm)))
-
-
-@njit(inline="always")
-def parted(best, second, norm, largest, slack, floor):
-    """Whether two scores lie so far apart that no rounding can have swapped them; never for NaN (overflow)."""
-    return np.float64(second - best) > error_of_score(norm, largest, slack, floor)
-
-
-@njit(fastmath=_FAST, nogil=True)
-def _scan(lanes, scores_by, half_norms, best, second, codes):
-    """Keep per lane the lowest and second-lowest score and the code of the lowest."""
-    width = _TILE * _VECTOR_BYTES // lanes.itemsize
-    for at in range(0, LANES, width):
-        for code in range(0, len(half_norms), FOLD):
-            _fold(lanes, at, scores_by, half_norms, code, best, second, codes)
-
-
-# LLVM's vectorizer leaves running sums in memory between two features; written in vectors they stay in registers,
-# which makes the search as fast as a matrix product of the same size.
-@intrinsic
-def _fold(typing, lanes, at, scores_by, half_norms, code, best, second, codes):
-    """Let the lanes from `at` on see FOLD codewords from `code` on; equal scores stay with the lower code."""
-    given = (lanes, at, scores_by, half_norms, code, best, second, codes)
-
-    def generate(context, builder, signature, args):
-        bits = 32 if lanes.dtype == types.float32 else 64
-        n = _VECTOR_BYTES * 8 // bits
-        int32, int64, real = ir.IntType(32), ir.IntType(64), ir.FloatType() if bits == 32 else ir.DoubleType()
-        vector, codes_vector = ir.VectorType(real, n), ir.VectorType(int32, n)
-
-        def element(which, index):
-            array = context.make_array(given[which])(context, builder, args[which])
-            return builder.gep(array.data, [index])
-
-        def splat(value, kind):
-            alone = builder.insert_element(ir.Constant(kind, ir.Undefined), value, int32(0))
-            return builder.shuffle_vector(
-                alone, ir.Constant(kind, ir.Undefined), ir.Constant(ir.VectorType(int32, n), [0] * n)
-            )
-
-        def load(pointer, kind):
-            loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
-            loaded.align = 4
-            return loaded
-
-        def store(value, pointer):
-            builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 4
-
-        first, start = (context.cast(builder, args[i], given[i], types.int64) for i in (1, 4))
-        dim = builder.extract_value(context.make_array(given[2])(context, builder, args[2]).shape, 1)
-        fused = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{n}f{bits}"
-        )
-        sums = [[cgutils.alloca_once(builder, vector) for _ in range(_TILE)] for _ in range(FOLD)]
-        for j, row in enumerate(sums):
-            half = splat(builder.load(element(3, builder.add(start, int64(j)))), vector)
-            for total in row:
-                builder.store(half, total)
-        row_starts = [builder.mul(builder.add(start, int64(j)), dim) for j in range(FOLD)]
-        with cgutils.for_range(builder, dim) as loop:
-            feature = builder.add(builder.mul(loop.index, int64(LANES)), first)
-            xs = [load(element(0, builder.add(feature, int64(v * n))), vector) for v in range(_TILE)]
-            for row, row_start in zip(sums, row_starts):
-                factor = splat(builder.load(element(2, builder.add(row_start, loop.index))), vector)
-                for x, total in zip(xs, row):
-                    builder.store(builder.call(fused, [x, factor, builder.load(total)]), total)
-        for v in range(_TILE):
-            places = [element(which, builder.add(first, int64(v * n))) for which in (5, 6, 7)]
-            lowest, runner_up, winner = (load(p, k) for p, k in zip(places, (vector, vector, codes_vector)))
-            for j, row in enumerate(sums):
-                score = builder.load(row[v])
-                wins = builder.fcmp_ordered("<", score, lowest)
-                beaten = builder.select(wins, lowest, score)
-                runner_up = builder.select(builder.fcmp_ordered("<", beaten, runner_up), beaten, runner_up)
-                here = splat(builder.trunc(builder.add(start, int64(j)), int32), codes_vector)
-                winner = builder.select(wins, here, winner)
-                lowest = builder.select(wins, score, lowest)
-            for value, place in zip((lowest, runner_up, winner), places):
-                store(value, place)
-        return context.get_dummy_value()
-
-    return types.void(*given), generate
+@njit(nogil=True)
+def decide_among(points, i, codebook, tags, tag):
+    """The nearest of the few codewords whose numbers are the last bits of the tags; a tie goes to the lowest index."""
+    nearest_code, lowest = np.int64(tags[0] & tag), np.inf
+    for candidate in tags:
+        code = np.int64(candidate & tag)
+        here = sq_dist(points, i, codebook, code)
+        if here < lowest or (here == lowest and code < nearest_code):
+            nearest_code, lowest = code, here
+    return nearest_code
 
 
 @njit(nogil=True)

@@ -1,0 +1,139 @@
+"""Scores in bfloat16 only choose what is looked at closer: codes stay those of exact arithmetic, and errors within bounds."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numba import njit
+
+from vqcore.kernels import compiled
+from vqcore.kernels.compiling import frozen
+from vqcore.kernels.halves import RANKS, WORKS, error_of_halves, halves, room_for, search_halves
+from vqcore.kernels.scores import screen
+from vqcore.kernels.vectors import LANES
+
+needs_halves = pytest.mark.skipif(not WORKS, reason="this processor has no products of bfloat16")
+
+
+def sq_dists_of(points, codebook):
+    """All squared distances, by differences in float64."""
+    return np.array([((row.astype(np.float64) - codebook) ** 2).sum(axis=1) for row in points])
+
+
+def assert_exact(points, codebook):
+    """The nearest codeword, wherever float64 can tell it from the next."""
+    codes, sq_dists = compiled.assign(points, codebook)
+    expected = sq_dists_of(points, codebook)
+    np.testing.assert_allclose(sq_dists, expected.min(axis=1), rtol=1e-12)
+    least, second = np.partition(expected, 1, axis=1)[:, :2].T
+    clear = second > least * (1 + 1e-12)
+    assert np.array_equal(codes[clear], expected.argmin(axis=1)[clear])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n, dim, n_codewords", [(700, 32, 64), (130, 33, 257), (64, 127, 100), (300, 64, 4096), (70, 40, 4100)])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_codes_are_exact(dtype, n, dim, n_codewords, offset):
+    rng = np.random.default_rng(dim)
+    points = (rng.standard_normal((n, dim)) + offset).astype(dtype)
+    assert_exact(points, rng.standard_normal((n_codewords, dim)) + offset)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("apart", [0.0, 1e-9, 2.0**-20, 2.0**-12, 2.0**-9, 2.0**-6])
+def test_codewords_that_halves_cannot_tell_apart(dtype, apart):
+    """Many copies of each codeword, a hair from each other: the halves of most of them are the same."""
+    rng = np.random.default_rng(0)
+    codebook = np.repeat(rng.standard_normal((16, 48)), 9, axis=0)
+    codebook += apart * rng.standard_normal(codebook.shape)
+    rng.shuffle(codebook)
+    assert_exact(rng.standard_normal((500, 48)).astype(dtype), codebook)
+    # On the codewords, and half-way between two of them.
+    assert_exact(codebook.astype(dtype), codebook)
+    middle = (codebook[:-1] + codebook[1:]) / 2
+    assert np.array_equal(compiled.assign(middle, codebook)[1], compiled.assign(middle[::-1].copy(), codebook)[1][::-1])
+
+
+def test_equally_near_codewords():
+    """On a lattice every distance is exact, and many are the same: the lowest index counts."""
+    rng = np.random.default_rng(1)
+    points = rng.integers(-2, 3, (800, 32)).astype(np.float32)
+    codebook = rng.integers(-2, 3, (90, 32)).astype(np.float64)
+    twice = np.vstack([codebook, codebook[::-1]])
+    assert np.array_equal(compiled.assign(points, twice)[0], sq_dists_of(points, twice).argmin(axis=1))
+
+
+def test_scores_that_the_numbers_of_codewords_blur():
+    """Halves of small integers are exact: only the bits that make room for a number can put scores out of order."""
+    rng = np.random.default_rng(4)
+    some = rng.integers(-250, 251, (1024, 32)).astype(np.float64)
+    beside = some + np.eye(32)[rng.integers(32, size=1024)]
+    # Their mean is 0, so that no shift makes fractions of them.
+    codebook = np.vstack([some, -some, beside, -beside])
+    points = (some[:300] + rng.integers(-1, 2, (300, 32))).astype(np.float32)
+    assert np.array_equal(compiled.assign(points, codebook)[0], sq_dists_of(points, codebook).argmin(axis=1))
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-11, 1e-5, 1e5, 1e14, 1e17])
+@pytest.mark.parametrize("outlier", [1.0, 1e4, 1e19, 1e30])
+def test_scales_and_outliers(scale, outlier):
+    rng = np.random.default_rng(2)
+    points = (scale * rng.standard_normal((300, 32))).astype(np.float32)
+    points[5] = np.minimum(outlier * scale, 3e38)
+    codebook = scale * rng.standard_normal((80, 32))
+    assert_exact(points, codebook)
+    codebook[7] *= outlier
+    assert_exact(points, codebook)
+
+
+@njit
+def _lowest_scores(points, halves, scores, measures):
+    room, some = room_for(halves), np.arange(len(points))
+    search_halves(points, some, halves, room)
+    scores[:], measures[:] = room.lowest, room.measures
+
+
+def looked_at(points, codebook):
+    """The lowest scores (RANKS, LANES) of LANES points and their codes, what two scores may err by, and all exact scores."""
+    precise = screen(codebook, points.dtype)
+    coarse = halves(codebook, precise)
+    scores, measures = np.zeros(RANKS * LANES, np.float32), np.zeros(2 * LANES, np.float32)
+    _lowest_scores(frozen(points), coarse, scores, measures)
+    of_book = coarse.largest, coarse.error, coarse.slack, coarse.tag, precise.floor
+    errors = [error_of_halves.py_func(*pair, *of_book) for pair in measures.reshape(2, LANES).T]
+    moved, shift = codebook - precise.shift, precise.shift.astype(np.float64)
+    exact = (moved**2).sum(axis=1) / 2 - (points - shift) @ moved.T
+    codes = scores.view(np.uint32) & np.uint32(coarse.tag)
+    return scores.reshape(RANKS, LANES), codes.reshape(RANKS, LANES), np.array(errors), exact
+
+
+@needs_halves
+@given(
+    st.integers(0, 2**32 - 1), st.integers(32, 70), st.integers(64, 300), st.sampled_from([np.float32, np.float64]),
+    st.floats(-10, 14), st.floats(-3, 3), st.booleans(),
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_errors_stay_within_their_bound(seed, dim, n_codewords, dtype, magnitude, offset, sparse):
+    rng = np.random.default_rng(seed)
+    spread = 10.0**magnitude * (rng.pareto(1.0, dim) if sparse else 1.0)
+    codebook = spread * (rng.standard_normal((n_codewords, dim)) + offset)
+    points = (spread * (rng.standard_normal((LANES, dim)) + offset)).astype(dtype)
+    if np.abs(codebook).max() >= 1e15:
+        return
+    scores, codes, errors, exact = looked_at(points, codebook)
+    for rank in range(RANKS):
+        apart = np.abs(scores[rank] - exact[np.arange(LANES), codes[rank]])
+        assert (apart <= errors / 2).all(), (rank, (2 * apart / errors).max())
+    # Whatever is not among the lowest lies no lower than the last of them.
+    others = exact.copy()
+    for row in codes:
+        others[np.arange(LANES), row] = np.inf
+    assert (others.min(axis=1) >= scores[-1] - errors / 2).all()
+
+
+@needs_halves
+def test_halves_settle_most_points():
+    rng = np.random.default_rng(3)
+    points, codebook = rng.standard_normal((LANES, 128)).astype(np.float32), rng.standard_normal((1024, 128))
+    scores, _, errors, _ = looked_at(points, codebook)
+    assert (scores[-1] - scores[0] > errors).mean() > 0.9

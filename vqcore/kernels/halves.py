@@ -1,0 +1,270 @@
+"""A first look at scores in bfloat16, at twice the speed that any product in float32 can have.
+
+A bfloat16 keeps the upper half of the bits of a float32. Processors with AVX512_BF16 multiply two pairs of them and
+add both products, exact, to a float32 in the time of one product of float32. How far points and codewords lie from
+their halves is known, hence by Cauchy and Schwarz what a score may err by: the RANKS lowest scores settle nearly every
+point, and those that they leave are searched in full precision (`scores`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from vqcore.kernels.compiling import njit
+from vqcore.kernels.scores import slack_of, within_float32
+from vqcore.kernels.vectors import (
+    FEATURES, FLOAT, FOLD, INT32, INT64, LANES, TILE, load, n_columns, pointer_to, splat, store, sums_of_products,
+)  # fmt: skip
+
+WORKS = "+avx512bf16" in FEATURES
+MOST_CODEWORDS = 4096  # their numbers take the last 12 bits of a score
+RANKS = 4
+N = 16  # values of 32 bits in a vector
+_BEYOND = np.float32(3e38)  # the score of a codeword that there is not
+
+
+class Halves(NamedTuple):
+    """A shifted codebook in bfloat16.
+
+    Attributes:
+        shift: (dim,) subtracted from every point.
+        pairs: (padded n_codewords, n_pairs) uint32, features d and d + n_pairs of the negated codewords; no rows where
+            no halves are to be looked at.
+        half_norms: (padded n_codewords,) float32, half the squared norms.
+        largest: the largest norm of a codeword.
+        error: the largest distance of a codeword from its half.
+        slack: relative rounding error of two scores, times the largest norm.
+        tag: the bits that the number of a codeword takes at the end of a score.
+    """
+
+    shift: np.ndarray
+    pairs: np.ndarray
+    half_norms: np.ndarray
+    largest: float
+    error: float
+    slack: float
+    tag: int
+
+
+class Room(NamedTuple):
+    """What a search writes on, again and again: a shifted point, 16 points as pairs, those of all lanes, what it finds."""
+
+    shifted: np.ndarray
+    pairs: np.ndarray
+    lanes: np.ndarray
+    measures: np.ndarray
+    lowest: np.ndarray
+
+
+def halves(codebook, screen):
+    """The Halves of a codebook (n_codewords, dim), of which this is the Screen; without rows where they do not pay."""
+    n_codewords, dim = codebook.shape
+    pays = dim * screen.shift.itemsize >= 128 and 64 <= n_codewords <= MOST_CODEWORDS
+    if not (WORKS and pays and within_float32(codebook)):
+        return Halves(screen.shift, np.zeros((0, 0), np.uint32), np.zeros(0, np.float32), 0.0, 0.0, 0.0, 0)
+    n_pairs = (dim + 1) // 2
+    values = np.zeros((len(screen.scores_by), 2 * n_pairs), np.float32)
+    values[:, :dim] = screen.scores_by
+    bits = values.view(np.uint32)
+    rounded = (bits + (0x7FFF + (bits >> 16 & 1))) & np.uint32(0xFFFF0000)
+    half_norms = np.minimum(screen.half_norms, _BEYOND, dtype=np.float32)
+    # Rounding to the working precision moved a codeword too: by less than a thousandth of this.
+    apart = rounded.view(np.float32) - values
+    error = 1.001 * float(np.sqrt(np.einsum("ij,ij->i", apart, apart).max())) + 1e-6 * screen.largest
+    return Halves(
+        screen.shift, rounded[:, n_pairs:] | rounded[:, :n_pairs] >> 16, half_norms, screen.largest, error,
+        slack_of(dim, np.float32) * screen.largest, 2 ** int(n_codewords - 1).bit_length() - 1,
+    )  # fmt: skip
+
+
+@njit(inline="always")
+def error_of_halves(sq_norm, sq_error, largest, half_error, slack, tag, floor):
+    """What two scores may err by, together, of a point with this squared norm and squared distance from its halves."""
+    # A hundredth more for the rounding of these very sums.
+    error = 1.01 * np.sqrt(np.float64(sq_error))
+    norm = 1.01 * np.sqrt(np.float64(sq_norm)) + error
+    by_halves = error * largest + norm * half_error
+    by_tags = tag * 2.0**-23 * largest * (largest / 2 + norm)
+    return floor + 2 * (by_halves + 1.01 * by_tags) + slack * (largest + 2 * norm)
+
+
+@njit(nogil=True)
+def room_for(halves):
+    """A Room for searches among these codewords."""
+    width = -(-halves.pairs.shape[1] // N) * N
+    return Room(
+        np.zeros(2 * width, np.float32), np.zeros(N * width, np.uint32), np.zeros(LANES * width, np.uint32),
+        np.zeros(2 * LANES, np.float32), np.zeros(RANKS * LANES, np.float32),
+    )  # fmt: skip
+
+
+@njit(nogil=True)
+def search_halves(points, some, halves, room):
+    """Squared norm, squared distance from its halves and the RANKS lowest scores of at most LANES points, in the room.
+
+    The last bits of a score, those of `halves.tag`, are the number of its codeword.
+    """
+    n_pairs, width = halves.pairs.shape[1], len(room.pairs) // N
+    for first in range(0, len(some), N):
+        for row in range(min(N, len(some) - first)):
+            for side in range(2):
+                shift = halves.shift[side * n_pairs : (side + 1) * n_pairs]
+                part = points[some[first + row], side * n_pairs : (side + 1) * n_pairs]
+                into = room.shifted[side * width : (side + 1) * width]
+                for d in range(len(part)):
+                    into[d] = part[d] - shift[d]
+            _round(room.shifted, 0, width, width, room.pairs, row * width, room.measures, first + row)
+        for column in range(0, width, N):
+            _transpose(room.pairs, column, width, room.lanes, column * LANES + first)
+    room.lowest[:] = _BEYOND
+    for code in range(0, len(halves.half_norms), FOLD):
+        _fold(room.lanes, halves.pairs, halves.half_norms, code, np.uint32(halves.tag), room.lowest)
+
+
+@intrinsic
+def _round(typing, shifted, left, right, width, pairs, at, measures, lane):
+    """Round a shifted point, whose halves of its features begin at `left` and `right`, to pairs from `at` on; its
+    squared norm goes to measures (2, LANES) at the lane, and beside it its squared distance from what it was rounded to.
+    """
+    given = (shifted, left, right, width, pairs, at, measures, lane)
+    reals, ints = ir.VectorType(FLOAT, N), ir.VectorType(INT32, N)
+
+    def generate(context, builder, signature, args):
+        places = {i: context.cast(builder, args[i], given[i], types.int64) for i in (1, 2, 3, 5, 7)}
+
+        def place(which, *terms):
+            return pointer_to(context, builder, given[which], args[which], *terms)
+
+        def constant(value):
+            return ir.Constant(ints, [value] * N)
+
+        def rounded(values):
+            bits = builder.bitcast(values, ints)
+            odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+            return builder.and_(builder.add(bits, builder.add(odd, constant(0x7FFF))), constant(0xFFFF0000))
+
+        def add_square(total, values):
+            builder.store(builder.fadd(builder.load(total), builder.fmul(values, values), flags=("fast",)), total)
+
+        sums = [cgutils.alloca_once(builder, reals) for _ in range(2)]
+        for total in sums:
+            builder.store(ir.Constant(reals, [0.0] * N), total)
+        with cgutils.for_range(builder, builder.udiv(places[3], INT64(N))) as loop:
+            here, made = builder.mul(loop.index, INT64(N)), []
+            for side in (1, 2):
+                values = load(builder, place(0, places[side], here), reals)
+                made.append(rounded(values))
+                add_square(sums[0], values)
+                add_square(sums[1], builder.fsub(values, builder.bitcast(made[-1], reals)))
+            pair = builder.or_(made[1], builder.lshr(made[0], constant(16)))
+            store(builder, pair, place(4, places[5], here))
+        reduce = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(FLOAT, [FLOAT, reals]), f"llvm.vector.reduce.fadd.v{N}f32"
+        )
+        for row, total in enumerate(sums):
+            value = builder.call(reduce, [FLOAT(0.0), builder.load(total)], fastmath=("reassoc",))
+            builder.store(value, place(6, places[7], INT64(row * LANES)))
+        return context.get_dummy_value()
+
+    return types.void(*given), generate
+
+
+@intrinsic
+def _transpose(typing, rows, first, width, lanes, at):
+    """A tile of 16 x 16 of the flat rows (16, width) turned over into the flat lanes (width, LANES)."""
+    given = (rows, first, width, lanes, at)
+    kind = ir.VectorType(INT32, N)
+
+    def generate(context, builder, signature, args):
+        first, width, at = (context.cast(builder, args[i], given[i], types.int64) for i in (1, 2, 4))
+
+        def place(which, start, step, i):
+            return pointer_to(context, builder, given[which], args[which], start, builder.mul(step, INT64(i)))
+
+        tile = [load(builder, place(0, first, width, i), kind) for i in range(N)]
+        # Blocks beside the diagonal change places: of 1, 2, 4 and 8 values.
+        for block in (1, 2, 4, 8):
+            lower = [j if not j & block else N + j - block for j in range(N)]
+            upper = [j + block if not j & block else N + j for j in range(N)]
+            for i in (i for i in range(N) if not i & block):
+                pair = tile[i], tile[i + block]
+                for k, mask in ((i, lower), (i + block, upper)):
+                    tile[k] = builder.shuffle_vector(*pair, ir.Constant(kind, mask))
+        for i, row in enumerate(tile):
+            store(builder, row, place(3, at, INT64(LANES), i))
+        return context.get_dummy_value()
+
+    return types.void(*given), generate
+
+
+class _BFloat(ir.Type):
+    """LLVM's name for the type of a half."""
+
+    def _to_string(self):
+        return "bfloat"
+
+    def __eq__(self, other):
+        return isinstance(other, _BFloat)
+
+    def __hash__(self):
+        return hash(_BFloat)
+
+
+@intrinsic
+def _fold(typing, lanes, pairs, half_norms, code, tag, lowest):
+    """Let all lanes see FOLD codewords from `code` on and keep their RANKS lowest scores."""
+    given = (lanes, pairs, half_norms, code, tag, lowest)
+    reals, ints, halves = (ir.VectorType(kind, n) for kind, n in ((FLOAT, N), (INT32, N), (_BFloat(), 2 * N)))
+
+    def generate(context, builder, signature, args):
+        if not WORKS:
+            return context.get_dummy_value()
+
+        def element(which, *terms):
+            return pointer_to(context, builder, given[which], args[which], *terms)
+
+        start, n_pairs = context.cast(builder, args[3], given[3], types.int64), n_columns(context, builder, pairs, args[1])
+        here = [builder.add(start, INT64(j)) for j in range(FOLD)]
+        row_starts = [builder.mul(code, n_pairs) for code in here]
+        dot = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(reals, [reals, halves, halves]), "llvm.x86.avx512bf16.dpbf16ps.512"
+        )
+
+        def lanes_of(pair):
+            first = builder.mul(pair, INT64(LANES))
+            return [load(builder, element(0, first, INT64(v * N)), halves) for v in range(TILE)]
+
+        def factor_of(j, pair):
+            return builder.bitcast(splat(builder, builder.load(element(1, row_starts[j], pair)), N), halves)
+
+        sums = sums_of_products(
+            builder, [splat(builder, builder.load(element(2, code)), N) for code in here], TILE, n_pairs, lanes_of, factor_of,
+            lambda total, values, factor: builder.call(dot, [total, values, factor]),
+        )  # fmt: skip
+        untagged = splat(builder, builder.not_(args[4]), N)
+        for v in range(TILE):
+            places = [element(5, INT64(rank * LANES + v * N)) for rank in range(RANKS)]
+            lowest = [load(builder, place, reals) for place in places]
+            for code, row in zip(here, sums):
+                bits = builder.and_(builder.bitcast(row[v], ints), untagged)
+                tagged = builder.or_(bits, splat(builder, builder.trunc(code, INT32), N))
+                lowest = _lowest(builder, lowest, builder.bitcast(tagged, reals))
+            for value, place in zip(lowest, places):
+                store(builder, value, place)
+        return context.get_dummy_value()
+
+    return types.void(*given), generate
+
+
+def _lowest(builder, kept, score):
+    """The lowest scores in order, when one more has been seen."""
+    lowest = []
+    for other in kept:
+        lower = builder.fcmp_ordered("<", score, other)
+        lowest.append(builder.select(lower, score, other))
+        score = builder.select(lower, other, score)
+    return lowest

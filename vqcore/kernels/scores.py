@@ -1,0 +1,154 @@
+"""Scores that tell which codewords may be the nearest, and by how much rounding may have changed them.
+
+Minimising |x - c|^2 over c is minimising the score |c - s|^2 / 2 - (x - s)(c - s) for any shift s. Points run down the
+lanes of the processor's vectors: LANES points are transposed, then every codeword passes over them, four at a time,
+while each lane keeps its best and its second-best score. Between scores that lie within the rounding bound exact
+distances decide (`nearest`).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from vqcore.kernels.compiling import njit
+from vqcore.kernels.vectors import (
+    DOUBLE, FLOAT, FOLD, INT32, INT64, LANES, TILE, VECTOR_BYTES,
+    load, n_columns, pointer_to, splat, store, sums_of_products,
+)  # fmt: skip
+
+# Contraction into fused multiply-adds only lowers the error that the bound allows for.
+FAST = {"contract", "nsz"}
+
+
+class Screen(NamedTuple):
+    """What the scores need to know of a codebook.
+
+    Attributes:
+        shift: (dim,) subtracted from every point.
+        scores_by: (padded n_codewords, dim), the negated shifted codewords in the working precision.
+        half_norms: (padded n_codewords,) half the squared norms of the shifted codewords; infinite for padding.
+        largest: the largest norm of a shifted codeword.
+        slack: relative rounding error of two scores, times that norm.
+        floor: what two scores may err by where their products leave the normal range.
+    """
+
+    shift: np.ndarray
+    scores_by: np.ndarray
+    half_norms: np.ndarray
+    largest: float
+    slack: float
+    floor: float
+
+
+def work_type(points, codebook):
+    """The precision of the scores: that of the points, or float64 where squares of codewords might leave float32.
+
+    A point whose own scores overflow is decided exactly, like one between two codewords.
+    """
+    return np.float32 if points.dtype == np.float32 and within_float32(codebook) else np.float64
+
+
+def within_float32(codebook):
+    """Whether squares of codewords, and sums of many of them, stay within the range of float32."""
+    return 1e-12 < np.abs(codebook).max() < 1e15
+
+
+def screen(codebook, work):
+    """The Screen of a float64 codebook (n_codewords, dim) in this precision."""
+    shift = codebook.mean(axis=0).astype(work)
+    moved = codebook - shift
+    n_codewords, dim = codebook.shape
+    scores_by = np.zeros((-(-n_codewords // FOLD) * FOLD, dim), work)
+    np.negative(moved, out=scores_by[:n_codewords], casting="same_kind")
+    sq_norms = np.einsum("ij,ij->i", moved, moved)
+    half_norms = np.full(len(scores_by), np.inf, work)
+    half_norms[:n_codewords] = sq_norms / 2
+    largest = float(np.sqrt(sq_norms.max()))
+    # Products below the normal range lose all digits: so much more may a score err.
+    floor = 4 * (dim + 6) * float(np.finfo(work).tiny)
+    return Screen(shift, scores_by, half_norms, largest, slack_of(dim, work) * largest, floor)
+
+
+def slack_of(dim, work):
+    """Relative rounding error of two scores in this precision.
+
+    Higham 2002, section 3.1: a dot product of length dim + 1 errs by at most (dim + 1) u times the product of norms;
+    rounding the shifted point and codeword adds two u each; both compared scores err.
+    """
+    return 2 * (dim + 6) * float(np.finfo(work).eps) / 2
+
+
+@njit(inline="always")
+def error_of_scores(norm, largest, slack, floor):
+    """What two scores of a point with this norm may err by, together."""
+    return floor + slack * (largest + 2.02 * norm)
+
+
+@njit(fastmath=FAST, nogil=True)
+def search_lanes(lanes, screen, lane_codes):
+    """Squared norms, lowest and second-lowest score of LANES transposed points; their codes go to lane_codes."""
+    norms = np.zeros(LANES, lanes.dtype)
+    for d in range(screen.scores_by.shape[1]):
+        feature = lanes[d * LANES : (d + 1) * LANES]
+        for i in range(LANES):
+            norms[i] += feature[i] * feature[i]
+    best, second = np.full(LANES, np.inf, lanes.dtype), np.full(LANES, np.inf, lanes.dtype)
+    width = TILE * VECTOR_BYTES // lanes.itemsize
+    for at in range(0, LANES, width):
+        for code in range(0, len(screen.half_norms), FOLD):
+            _fold(lanes, at, screen.scores_by, screen.half_norms, code, best, second, lane_codes)
+    return norms, best, second
+
+
+@intrinsic
+def _fold(typing, lanes, at, scores_by, half_norms, code, best, second, codes):
+    """Let the lanes from `at` on see FOLD codewords from `code` on; equal scores stay with the lower code."""
+    given = (lanes, at, scores_by, half_norms, code, best, second, codes)
+    real = FLOAT if lanes.dtype == types.float32 else DOUBLE
+    n = VECTOR_BYTES // (4 if real is FLOAT else 8)
+    vector = ir.VectorType(real, n)
+
+    def generate(context, builder, signature, args):
+        def element(which, *terms):
+            return pointer_to(context, builder, given[which], args[which], *terms)
+
+        first, start = (context.cast(builder, args[i], given[i], types.int64) for i in (1, 4))
+        dim = n_columns(context, builder, given[2], args[2])
+        here = [builder.add(start, INT64(j)) for j in range(FOLD)]
+        row_starts = [builder.mul(code, dim) for code in here]
+        fused = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fmuladd.v{n}f{32 if real is FLOAT else 64}"
+        )
+
+        def lanes_of(d):
+            feature = builder.add(builder.mul(d, INT64(LANES)), first)
+            return [load(builder, element(0, feature, INT64(v * n)), vector) for v in range(TILE)]
+
+        sums = sums_of_products(
+            builder, [splat(builder, builder.load(element(3, code)), n) for code in here], TILE, dim, lanes_of,
+            lambda j, d: splat(builder, builder.load(element(2, row_starts[j], d)), n),
+            lambda total, values, factor: builder.call(fused, [values, factor, total]),
+        )  # fmt: skip
+        for v in range(TILE):
+            places = [element(which, first, INT64(v * n)) for which in (5, 6, 7)]
+            kinds = vector, vector, ir.VectorType(INT32, n)
+            kept = [load(builder, place, kind) for place, kind in zip(places, kinds)]
+            for code, row in zip(here, sums):
+                kept = _kept(builder, *kept, row[v], splat(builder, builder.trunc(code, INT32), n))
+            for value, place in zip(kept, places):
+                store(builder, value, place)
+        return context.get_dummy_value()
+
+    return types.void(*given), generate
+
+
+def _kept(builder, lowest, runner_up, winner, score, code):
+    """The two lowest scores and the code of the lowest, when one more codeword has been seen."""
+    wins = builder.fcmp_ordered("<", score, lowest)
+    beaten = builder.select(wins, lowest, score)
+    runner_up = builder.select(builder.fcmp_ordered("<", beaten, runner_up), beaten, runner_up)
+    return builder.select(wins, score, lowest), runner_up, builder.select(wins, code, winner)

@@ -1,0 +1,73 @@
+"""What numba cannot say: sums that stay in the processor's vector registers, written in LLVM's own vectors.
+
+LLVM's vectorizer leaves running sums in memory between two features. Here they are held in registers, which makes a
+search for the nearest codeword as fast as a matrix product of the same size.
+"""
+
+import llvmlite.binding
+import numba
+from llvmlite import ir
+from numba.core import cgutils
+
+LANES = 64  # points that lie side by side
+FOLD = 4  # codewords that pass over the lanes together
+FEATURES = (numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()).split(",")
+# FOLD sums for each of TILE vectors of lanes fit the registers: there are 32 wide ones with AVX-512.
+VECTOR_BYTES, TILE = (64, 4) if "+avx512f" in FEATURES else (32, 2)
+
+INT32, INT64, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
+
+
+def pointer_to(context, builder, kind, array, *terms):
+    """Where the element lies in a flat or contiguous array whose index is the sum of the terms."""
+    index = terms[0] if len(terms) == 1 else builder.add(*terms)
+    return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
+
+
+def n_columns(context, builder, kind, array):
+    """The second entry of the shape of an array."""
+    return builder.extract_value(context.make_array(kind)(context, builder, array).shape, 1)
+
+
+def load(builder, pointer, kind):
+    """A vector of that kind, from anywhere."""
+    loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
+    loaded.align = 4
+    return loaded
+
+
+def store(builder, value, pointer):
+    """Write a vector, anywhere."""
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 4
+
+
+def splat(builder, value, n):
+    """A vector of n times the same value."""
+    kind = ir.VectorType(value.type, n)
+    alone = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT32(0))
+    zeros = ir.Constant(ir.VectorType(INT32, n), [0] * n)
+    return builder.shuffle_vector(alone, ir.Constant(kind, ir.Undefined), zeros)
+
+
+def sums_of_products(builder, starts, n_vectors, n_terms, lanes_of, factor_of, add):
+    """For every start j and every vector v of lanes: start j plus the sum over terms t of factor j times lanes v.
+
+    Args:
+        starts: vectors.
+        n_vectors: how many vectors of lanes.
+        n_terms: how many terms, an int64.
+        lanes_of: lanes_of(t), a list of vectors.
+        factor_of: factor_of(j, t), a vector.
+        add: add(total, lanes, factor), the total with one more product.
+    """
+    sums = [[cgutils.alloca_once(builder, start.type) for _ in range(n_vectors)] for start in starts]
+    for start, row in zip(starts, sums):
+        for total in row:
+            builder.store(start, total)
+    with cgutils.for_range(builder, n_terms) as loop:
+        lanes = lanes_of(loop.index)
+        for j, row in enumerate(sums):
+            factor = factor_of(j, loop.index)
+            for values, total in zip(lanes, row):
+                builder.store(add(builder.load(total), values, factor), total)
+    return [[builder.load(total) for total in row] for row in sums]
