@@ -91,6 +91,13 @@ def test_a_row_without_peers_or_times_can_be_told():
     assert "ValueError: no" in as_markdown(report, {}) and as_text(report.rows)
 
 
+def test_between_turns_threads_may_go_to_sleep(monkeypatch):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    Report().compare("assign", "a case", 1.0, {"vqcore": returns(7), "same": returns(7)}, pause=0.125)
+    assert pauses == 4 * [0.125]
+
+
 def returns(value):
     return lambda *data: lambda: value
 

@@ -132,7 +132,7 @@ class Report:
         wanted = not self._only or any(name in work for name in self._only)
         return list(quick if self.quick else full) if wanted else []
 
-    def compare(self, work, case, bar, contenders, *, data=(), agree=None, apart=None):
+    def compare(self, work, case, bar, contenders, *, data=(), agree=None, apart=None, pause=PAUSE):
         """Measure a row, whatever happens in it: who raises is written down, and the others go on.
 
         Args:
@@ -141,14 +141,16 @@ class Report:
             data: arguments of those functions; preparing is not timed.
             agree: agree(ours, theirs) tells whether a result is right; a call that returns None is not asked.
             apart: contenders that take their turns with the others but make a row of their own, name to bar.
+            pause: seconds between turns. The threads of some BLAS go on looking for work for up to 50 ms, in the way
+                of whoever comes next.
         """
         apart = apart or {}
-        seconds, found = self.measure(contenders, data, agree)
+        seconds, found = self.measure(contenders, data, agree, pause)
         together = [name for name in contenders if name not in apart]
         for title, limit, names in [(work, bar, together), *((f"{work}, {n}", apart[n], [OURS, n]) for n in apart)]:
             self.add(title, case, limit, _only(seconds, names), **{key: _only(by, names) for key, by in found.items()})
 
-    def measure(self, contenders, data=(), agree=None):
+    def measure(self, contenders, data=(), agree=None, pause=PAUSE):
         """Seconds by contender, and who agrees, is missing or failed; the arguments are those of `compare`."""
         calls, warm, agrees, missing, failed, ours = {}, {}, {}, {}, {}, None
         for name, prepare in contenders.items():
@@ -168,7 +170,7 @@ class Report:
             except Exception as error:
                 failed[name] = _sentence(error)
         try:
-            seconds = take_turns(calls, **self.turns, warm=warm)
+            seconds = take_turns(calls, **self.turns, warm=warm, pause=pause)
         except Exception as error:
             seconds, failed = {}, failed | {OURS: _sentence(error)}
         return seconds, {"agrees": agrees, "missing": missing, "failed": failed}

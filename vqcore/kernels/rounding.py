@@ -26,7 +26,7 @@ def write(values, bucket_size, scaling, key, fields):
     words = np.empty(fields.n_words, "<u8")
     n_blocks, *how = plan(fields.width, fields.layout, fields.n_words, len(values))
     drawing = fields.n_bits, np.uint64(key), fields.ternary
-    run = _write_all if 16 * len(values) >= SMALL else _write_part
+    run = _write_all if 4 * len(values) >= SMALL else _write_part
     run(0, n_blocks, frozen(values), (bucket_size, frozen(scales), frozen(scaled_norms)), drawing, tuple(how), words)
     return words
 
