@@ -70,6 +70,30 @@ def test_every_colour_of_pictures_and_pages_can_be_seen():
             assert roles.contrast(full) >= 3, f"{path.name}: {colour}"
 
 
+def test_points_edges_and_codes_can_be_seen_over_every_quantity(points, fit):
+    import matplotlib as mpl
+
+    fills = roles.pale(mpl.colormaps[roles.QUANTITY](np.linspace(0, 1, 256))[:, :3])
+    fills = [mpl.colors.to_hex(fill) for fill in fills]
+    for ink in (roles.POINT_OVER_FILL, roles.CELL, roles.CODE):
+        assert min(roles.contrast(ink, fill) for fill in fills) >= 3
+    # A codeword and an arrow carry an edge of white, which is as good as a white page.
+    assert roles.contrast(roles.CODEWORD) >= 3 and roles.contrast(roles.ERROR) >= 3
+    source = (Path(view.__file__).parent / "plane.js").read_text()
+    assert f",{roles.PALE})`" in source and 'ink.fillStyle = "#4D4D4D"' in source
+    shapes = voronoi.polygons(fit.codebook, (-2, 4, -4, 3))
+    for order in ("fill first", "points first"):
+        _, ax = view.figure()
+        view.draw_points(ax, points) if order == "points first" else None
+        view.draw_cells(ax, shapes, fit.weights)
+        view.draw_points(ax, points) if order == "fill first" else None
+        assert ax.lines[0].get_color() == roles.POINT_OVER_FILL
+        assert ax.collections[0].get_alpha() == roles.PALE
+    _, ax = view.figure()
+    view.draw_arrows(ax, points[:3], points[3:6])
+    assert ax.collections[0].get_edgecolor().tolist() == [[1, 1, 1, 1]]
+
+
 def test_contrast_of_known_pairs():
     assert roles.contrast("#000000") == pytest.approx(21)
     assert roles.contrast("#FFFFFF") == pytest.approx(1)

@@ -12,7 +12,7 @@ from PIL import Image
 from vqcore import rates, view
 from vqcore.data import patches
 from vqcore.errors import InputError
-from vqcore.view import images
+from vqcore.view import figures, images
 
 RNG = np.random.default_rng(3)
 PHOTOGRAPH = RNG.integers(0, 256, (24, 36, 3)).astype(float)
@@ -55,6 +55,36 @@ def test_a_picture_is_its_values():
     view.draw_picture(ax, PHOTOGRAPH + 0.3, "title")
     assert_array_equal(ax.images[0].get_array(), PHOTOGRAPH)
     assert ax.get_title(loc="left") == "title" and not ax.get_xticks().size
+
+
+@pytest.mark.parametrize("sharp", [True, False])
+@pytest.mark.parametrize("size", [(24, 36), (7, 5), (700, 900)])
+@pytest.mark.parametrize("dpi", [60, 125])
+def test_a_picture_is_drawn_where_and_as_matplotlib_would(size, sharp, dpi):
+    # Smooth, so that no rule of resampling matters, and different in every corner.
+    down, across = np.mgrid[: size[0], : size[1]] / np.reshape(size, (2, 1, 1))
+    image = 255 * np.stack([down, across, down * across], axis=2)
+    drawn = []
+    for ours in (True, False):
+        fig, ax = view.figure("wide")
+        if ours:
+            view.draw_picture(ax, image, sharp=sharp)
+        else:
+            ax.imshow(np.uint8(np.rint(image)), interpolation="nearest" if sharp else "bilinear")
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        drawn.append(figures.pixels(fig, dpi)[..., :3].astype(float))
+    assert np.abs(drawn[0] - drawn[1]).mean() < 2
+    assert (np.abs(drawn[0] - drawn[1]).max(axis=2) > 30).mean() < 0.02  # an edge may round to the next pixel
+
+
+def test_a_picture_may_be_cut_by_its_frame():
+    fig, ax = view.figure()
+    view.draw_picture(ax, PHOTOGRAPH, sharp=True)
+    ax.set(xlim=(9.5, 19.5), ylim=(12.5, 2.5))
+    fig.canvas.draw()
+    x, y = np.rint(ax.transData.transform((10, 3))).astype(int)
+    assert_array_equal(np.asarray(fig.canvas.buffer_rgba())[::-1][y, x, :3], PHOTOGRAPH[3, 10])
 
 
 @pytest.mark.parametrize("n_curves", [2, 5])

@@ -27,11 +27,12 @@ def draw_plane(ax, box, title=None):
 
 
 def draw_points(ax, points, size=None):
-    """Points as small quiet dots; the more there are, the smaller."""
+    """Points as small quiet dots, darker over a quantity; the more there are, the smaller."""
     x, y = _coordinates(points)
+    filled = ax.images or any(drawn.get_array() is not None for drawn in ax.collections)
     size = size or float(np.clip(9.4 - 1.8 * np.log10(max(len(x), 1)), 1.6, 5))
-    ax.plot(x, y, ".", color=roles.POINT, markersize=size, markeredgewidth=0, zorder=1,
-            rasterized=len(x) > MOST_VECTOR_POINTS)  # fmt: skip
+    ax.plot(x, y, ".", color=roles.POINT_OVER_FILL if filled else roles.POINT, markersize=size, markeredgewidth=0,
+            zorder=1, rasterized=len(x) > MOST_VECTOR_POINTS)  # fmt: skip
 
 
 def draw_codebook(ax, codebook, codes=False, size=9):
@@ -49,8 +50,11 @@ def draw_cells(ax, shapes, values=None, label=None):
     closed = [shape for shape in shapes if len(shape)]
     if values is not None:
         owned = _on_host(values)[[len(shape) > 0 for shape in shapes]]
-        filled = PolyCollection(closed, array=owned, cmap=roles.QUANTITY, alpha=0.55, edgecolors="none", zorder=0.5)
+        filled = PolyCollection(closed, array=owned, cmap=roles.QUANTITY, alpha=roles.PALE, edgecolors="none", zorder=0.5)
         ax.add_collection(filled, autolim=False)
+        for line in ax.lines:
+            if line.get_color() == roles.POINT:
+                line.set_color(roles.POINT_OVER_FILL)
         if label is not None:
             beside = ax.inset_axes([1.025, 0, 0.045, 1])
             ax.figure.colorbar(filled, cax=beside, label=label).outline.set_visible(False)
@@ -72,11 +76,9 @@ def draw_step(ax, before, after, size=9):
 
 
 def draw_arrows(ax, tails, tips):
-    """Blue arrows from tails (n, 2) to tips (n, 2): a gradient, or how far something is off."""
-    x, y = _coordinates(tails)
-    x_tip, y_tip = _coordinates(tips)
-    ax.quiver(x, y, x_tip - x, y_tip - y, angles="xy", scale_units="xy", scale=1, units="dots",
-              width=0.02 * ax.figure.dpi, color=roles.ERROR, headwidth=4, headlength=4.5, minlength=0.1, zorder=4)  # fmt: skip
+    """Blue arrows with a white edge from tails (n, 2) to tips (n, 2): a gradient, or how far something is off."""
+    ends = (np.stack(_coordinates(places), axis=1) for places in (tails, tips))
+    ax.add_collection(Arrows(*ends, roles.ERROR, width=2.2, edge=0.8, zorder=4), autolim=False)
 
 
 def draw_law(ax, law, reach=0.9995):

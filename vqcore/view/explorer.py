@@ -23,6 +23,7 @@ from vqcore.view.picture import Picture
 # A frame has more pixels than the page shows, so that it is sharp on a projector at 125 %.
 FRAME_DPI = 125
 MOST_FRAMES = 400
+N_OWN = 140  # colours of a frame that are its own
 # Seconds after a move until what may come next is drawn: the picture must be on its way, which a busy process delays.
 REST = 0.02
 
@@ -210,15 +211,16 @@ class _Canvas:
 
 
 def _palette(pixels):
-    """256 colours as a Pillow image: those of a first frame, every role, and those of a quantity to come."""
-    quantized = Image.fromarray(pixels).convert("RGB").quantize(180, method=Image.Quantize.MEDIANCUT)
-    own = np.array(quantized.getpalette()[: 3 * 180]).reshape(-1, 3)
+    """256 colours as a Pillow image: those of a first frame, every role, and those of a quantity to come, full and pale."""
+    quantized = Image.fromarray(pixels).convert("RGB").quantize(N_OWN, method=Image.Quantize.MEDIANCUT)
+    own = np.array(quantized.getpalette()[: 3 * N_OWN]).reshape(-1, 3)
     # Pillow looks colours up in boxes, where a nearly white entry would be taken for white.
     own = np.where(own.min(axis=1, keepdims=True) > 247, 255, own).ravel().tolist()
     named = [round(255 * share) for role in roles.ROLES.values() for share in mpl.colors.to_rgb(role)]
-    ramp = np.uint8(255 * mpl.colormaps[roles.QUANTITY](np.linspace(0, 1, 60))[:, :3]).ravel().tolist()
+    ramp = mpl.colormaps[roles.QUANTITY](np.linspace(0, 1, 50))[:, :3]
+    ramps = np.uint8(np.rint(255 * np.concatenate([ramp, roles.pale(ramp)]))).ravel().tolist()
     image = Image.new("P", (1, 1))
-    image.putpalette((own + named + ramp)[: 3 * 256])
+    image.putpalette((named + ramps + own)[: 3 * 256])
     return image
 
 

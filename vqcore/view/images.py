@@ -16,6 +16,7 @@ from vqcore import checks
 from vqcore.errors import InputError
 from vqcore.kernels import table_for
 from vqcore.view import figures, roles
+from vqcore.view.artists import Photograph
 from vqcore.view.draw import HALO
 
 JPEG_TRIES = tuple(itertools.product((130, 100, 80, 60), (92, 85, 78)))  # pixels per inch, quality
@@ -51,8 +52,11 @@ def draw_picture(ax, image, title=None, sharp=False):
         sharp: whether pixels stay squares, for details that are enlarged; else they are smoothed where the page
             has too few places for them.
     """
-    ax.imshow(_as_bytes(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest" if sharp else "auto")
-    ax.set(xticks=[], yticks=[])
+    image = _as_bytes(image)
+    image = np.stack([image] * 3, axis=2) if image.ndim == 2 else image
+    height, width = image.shape[:2]
+    ax.add_image(Photograph(ax, image, (-0.5, width - 0.5, height - 0.5, -0.5), smooth=not sharp))
+    ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
     if title is not None:
         ax.set_title(title)

@@ -55,7 +55,7 @@ export function cell(box, book, j) {
 
 function viridis(share) {
   const at = Math.min(Math.max(share, 0), 1) * (VIRIDIS.length - 1), low = Math.min(Math.floor(at), VIRIDIS.length - 2);
-  return `rgba(${VIRIDIS[low].map((v, c) => Math.round(v + (at - low) * (VIRIDIS[low + 1][c] - v))).join(",")},0.45)`;
+  return `rgba(${VIRIDIS[low].map((v, c) => Math.round(v + (at - low) * (VIRIDIS[low + 1][c] - v))).join(",")},0.4)`;
 }
 
 function render({ model, el }) {
@@ -90,7 +90,7 @@ function render({ model, el }) {
   row.style.cssText = "display:flex;flex-wrap:wrap;gap:6px;margin:8px 0";
   words.style.cssText = "font:14px/1.45 sans-serif;color:var(--jp-ui-font-color1,#222);font-variant-numeric:tabular-nums";
   words.setAttribute("role", "status");
-  ink.fillStyle = "#777777";
+  ink.fillStyle = "#4D4D4D"; // darker than on white: a quantity lies under them
   for (let i = 0; i < points.length; i += 2) {
     const [x, y] = px(points[i], points[i + 1]);
     ink.fillRect(x - 0.9, y - 0.9, 1.8, 1.8);
@@ -106,10 +106,11 @@ function render({ model, el }) {
     if (long < 3) return;
     const [ux, uy] = [dx / long, dy / long], head = Math.min(7, long);
     ctx.beginPath(); ctx.moveTo(x, y); ctx.lineTo(ex - ux * head, ey - uy * head);
+    ctx.lineWidth = 4; ctx.strokeStyle = "#fff"; ctx.stroke(); // a white edge, over any fill
     ctx.lineWidth = 2; ctx.strokeStyle = ctx.fillStyle = "#0072B2"; ctx.stroke();
     path(ctx, [[ex, ey], [ex - head * (ux + 0.5 * uy), ey - head * (uy - 0.5 * ux)],
       [ex - head * (ux - 0.5 * uy), ey - head * (uy + 0.5 * ux)]]);
-    ctx.fill();
+    ctx.lineWidth = 1.5; ctx.strokeStyle = "#fff"; ctx.stroke(); ctx.fill();
   }
   function diamond(x, y, r, hollow) {
     path(ctx, [[x, y - r], [x + r, y], [x, y + r], [x - r, y]]);
@@ -154,8 +155,11 @@ function render({ model, el }) {
       barInk.fillStyle = "#000"; barInk.textAlign = "right"; barInk.font = `bold ${Math.min(12, 0.9 * step)}px sans-serif`;
       barInk.fillText(j, left - 5, top + (j + 0.5) * step + Math.min(4, 0.32 * step));
     }
-    barInk.setLineDash([4, 3]); barInk.strokeStyle = "#757575"; barInk.lineWidth = 1.4;
-    if (end < side) { barInk.beginPath(); barInk.moveTo(end, top - 4); barInk.lineTo(end, height); barInk.stroke(); }
+    // On white, since grey on dark bars could not be seen.
+    for (const [dash, colour, wide] of end < side ? [[[], "#fff", 3.4], [[4, 3], "#757575", 1.4]] : []) {
+      Object.assign(barInk, { strokeStyle: colour, lineWidth: wide });
+      barInk.setLineDash(dash); barInk.beginPath(); barInk.moveTo(end, top - 4); barInk.lineTo(end, height); barInk.stroke();
+    }
     barInk.setLineDash([]);
   }
 

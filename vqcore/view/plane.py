@@ -102,7 +102,9 @@ class PlaneExplorer(anywidget.AnyWidget):
     def _draw_weights(self, ax):
         places = np.arange(len(self.codebook))
         ax.barh(places, self.cells.weights, height=0.76, color=roles.CELL)
-        draw.draw_bound(ax, (1 / len(places), 1 / len(places)), (-0.6, len(places) - 0.4))
+        equal, ends = (1 / len(places), 1 / len(places)), (-0.6, len(places) - 0.4)
+        ax.plot(equal, ends, color="white", linewidth=3.2, zorder=1.9)  # grey on dark bars could not be seen
+        draw.draw_bound(ax, equal, ends)
         ax.set(ylim=(len(places) - 0.4, -0.6), title="Weights", yticks=places if len(places) <= 32 else [])
         ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_locator(MaxNLocator(2))

@@ -5,6 +5,7 @@ only fill shapes that have a dark edge. A quantity is always viridis.
 """
 
 POINT = "#777777"  # a dot, small and quiet
+POINT_OVER_FILL = "#4D4D4D"  # the same where a quantity lies under it
 CODEWORD = "#D55E00"  # vermillion: a diamond with a white edge
 CELL = "#4D4D4D"  # edges only
 CODE = "#000000"  # the integer, bold, beside its codeword
@@ -19,10 +20,16 @@ SERIES = ("#0072B2", "#D55E00", "#007A5A", "#A9497F", "#000000")  # green and pu
 SERIES_MARKERS = ("o", "s", "^", "v", "D")  # so that colour is never the only carrier
 FILLS = ("#E69F00", "#56B4E9", "#F0E442")  # with a dark edge only
 QUANTITY = "viridis"
+PALE = 0.4  # of a quantity that lies under points and edges; the rest is white
 
 ROLES = {
     name: value for name, value in globals().items() if name.isupper() and isinstance(value, str) and value[0] == "#"
 }
+
+
+def pale(colours):
+    """Colours (n, 3), 0 to 1, as they are where they lie under points."""
+    return PALE * colours + 1 - PALE
 
 
 def contrast(colour, background="#FFFFFF"):

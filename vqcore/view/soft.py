@@ -2,11 +2,12 @@
 
 import ipywidgets
 import numpy as np
+from matplotlib import colormaps
 
 from vqcore import checks
 from vqcore.soft import cooled, critical_temperature
 from vqcore.view import draw, figures, roles
-from vqcore.view.artists import Words
+from vqcore.view.artists import Photograph, Words
 from vqcore.view.explorer import Explorer
 
 TOGETHER = 0.02  # codewords nearer than this share of the data's spread count as one
@@ -65,14 +66,17 @@ class SoftExplorer(Explorer):
 
         scale = ScalarMappable(Normalize(1, len(self.fits[0].codebook)), roles.QUANTITY)
         beside = plane.inset_axes([1.025, 0, 0.045, 1])
-        bar = plane.figure.colorbar(scale, cax=beside, label="codewords that share a place", alpha=0.55)
+        bar = plane.figure.colorbar(scale, cax=beside, label="codewords that share a place", alpha=roles.PALE)
         bar.outline.set_visible(False)
 
     def draw_moving(self, axes, state):
         plane, tree = axes
         fit, temperature = self.fits[state["index"]], self.temperatures[state["index"]]
-        plane.imshow(self._sharing(fit), extent=self.box, origin="lower", cmap=roles.QUANTITY, alpha=0.55, zorder=0.5,
-                     vmin=1, vmax=len(fit.codebook), interpolation="bilinear", aspect="equal")  # fmt: skip
+        shares = (self._sharing(fit)[::-1] - 1) / (len(fit.codebook) - 1)
+        colours = roles.pale(colormaps[roles.QUANTITY](shares)[..., :3])
+        image = Photograph(plane, np.uint8(np.rint(255 * colours)), self.box)
+        image.set_zorder(0.5)
+        plane.add_image(image)
         draw.draw_points(plane, self.points)
         draw.draw_codebook(plane, fit.codebook)
         shared = [(place, f"×{number}") for place, number in self._groups(fit) if number > 1]
