@@ -8,7 +8,7 @@ import numpy as np
 
 from vqcore.kernels.compiling import SMALL, frozen, njit, prange
 from vqcore.kernels.hashing import GOLDEN, mix
-from vqcore.kernels.lanes import ALL, CHUNKS, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.lanes import ALL, CHUNKS, ONE, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
 from vqcore.kernels.norms import bucket_scales
 
 __all__ = ["bucket_scales", "write", "read", "wrong_signs"]
@@ -58,14 +58,14 @@ def wrong_signs(codes, fields):
 
 
 @njit
-def _draw(values, start, stop, buckets, drawing, codes):
-    """The codes of values from start to stop, which may lie in several buckets."""
+def _draw(values, start, stop, buckets, drawing, shift, out):
+    """The codes of values from start to stop, which may lie in several buckets, set in zeros of `out` from bit `shift` on."""
     (bucket_size, scales, scaled_norms), (n_bits, key, ternary) = buckets, drawing
-    at, top = start, np.float64((1 << n_bits) - 1)
+    at, top, shift = start, np.float64((1 << n_bits) - 1), np.uint64(shift)
     while at < stop:
         bucket = at // bucket_size
         part = values[at : min(stop, (bucket + 1) * bucket_size)]
-        out, first = codes[at - start : at - start + len(part)], key + np.uint64(at + 1) * GOLDEN
+        into, first = out[at - start : at - start + len(part)], key + np.uint64(at + 1) * GOLDEN
         scale, divisor = scales[bucket], scaled_norms[bucket] if scaled_norms[bucket] > 0 else 1.0
         for k in range(len(part)):
             value = np.float64(part[k])
@@ -79,7 +79,7 @@ def _draw(values, start, stop, buckets, drawing, codes):
                 sign = np.int64(value > 0) - np.int64(value < 0) + 1
             else:
                 sign = np.int64(value < 0) & np.int64(level > 0)
-            out[k] = np.int64(level) | (sign << n_bits)
+            into[k] |= np.uint64(np.int64(level) | (sign << n_bits)) << shift
         at += len(part)
 
 
@@ -88,30 +88,29 @@ def _write_part(first, last, values, buckets, drawing, how, words):
     """Blocks from first to last of the words, drawn and packed while they are in the cache."""
     layout, width, lane, moves = how
     if layout == SECTIONS:
-        _write_sections(first, last, values, buckets, drawing, np.empty(ROW, lane.dtype), width, words)
+        _write_sections(first, last, values, buckets, drawing, width, words)
         return
     size, n_words = block_size(layout, width)
-    lanes, moves = np.zeros(size + 8, lane.dtype), in_registers(moves)
+    lanes, moves = np.empty(size + 8, lane.dtype), in_registers(moves)
     for block in range(first, last):
         start, stop = block * size, min(block * size + size, len(values))
-        _draw(values, start, stop, buckets, drawing, lanes)
-        lanes[stop - start : size] = 0
+        lanes[:] = 0
+        _draw(values, start, stop, buckets, drawing, 0, lanes)
         pack_block(lanes, stop - start, layout, width, moves, words[block * n_words : block * n_words + n_words])
 
 
 @njit
-def _write_sections(first, last, values, buckets, drawing, codes, width, words):
-    n, n_words, zero = len(values), len(words), 1 << drawing[0] if drawing[2] else 0
+def _write_sections(first, last, values, buckets, drawing, width, words):
+    n, n_words, zero = len(values), len(words), ONE << np.uint64(drawing[0])
     for block in range(first, last):
         out = words[block * ROW : min(block * ROW + ROW, n_words)]
         out[:] = 0
         for f in range(64 // width):
-            start, shift = f * n_words + block * ROW, np.uint64((64 // width - 1 - f) * width)
+            start, shift = f * n_words + block * ROW, (64 // width - 1 - f) * width
             begin, stop = min(start, n), min(start + len(out), n)
-            _draw(values, begin, stop, buckets, drawing, codes)
-            codes[stop - begin : len(out)] = zero
-            for w in range(len(out)):
-                out[w] |= np.uint64(codes[w]) << shift
+            _draw(values, begin, stop, buckets, drawing, shift, out)
+            for w in range(stop - begin, len(out)):
+                out[w] |= zero << np.uint64(shift)
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -122,16 +121,16 @@ def _write_all(first, last, values, buckets, drawing, how, words):
 
 
 @njit
-def _scale(codes, start, stop, buckets, n_bits, ternary, values):
-    """Values from start to stop of their codes; whether a sign is wrong."""
+def _scale(held, shift, start, stop, buckets, n_bits, ternary, values):
+    """Values from start to stop of their codes, which lie in `held` from bit `shift` on; whether a sign is wrong."""
     (bucket_size, norms), zero, top = buckets, np.int64(1) << n_bits, np.float64((1 << n_bits) - 1)
-    at, wrong = start, np.int64(0)
+    at, wrong, shift, mask = start, np.int64(0), np.uint64(shift), (np.uint64(4) << np.uint64(n_bits)) - ONE
     while at < stop:
         bucket = at // bucket_size
         out = values[at : min(stop, (bucket + 1) * bucket_size)]
-        part, norm = codes[at - start : at - start + len(out)], norms[bucket]
+        part, norm = held[at - start : at - start + len(out)], norms[bucket]
         for k in range(len(out)):
-            code = np.int64(part[k])
+            code = np.int64((np.uint64(part[k]) >> shift) & mask)
             level = code & (zero - 1)
             value = np.float64(level) / top * norm
             negative = code < zero if ternary else code >= zero
@@ -148,29 +147,27 @@ def _read_part(first, last, words, buckets, n_bits, ternary, how, values):
     """Values of blocks from first to last of the words, unpacked in the cache; whether a sign is wrong."""
     layout, width, lane, moves = how
     if layout == SECTIONS:
-        return _read_sections(first, last, words, buckets, n_bits, ternary, np.empty(ROW, lane.dtype), width, values)
+        return _read_sections(first, last, words, buckets, n_bits, ternary, width, values)
     size, _ = block_size(layout, width)
     lanes, moves, wrong = np.empty(size + 8, lane.dtype), in_registers(moves), False
     for block in range(first, last):
         start, stop = block * size, min(block * size + size, len(values))
         unpack_block(words, block, stop - start, layout, width, moves, lanes)
-        wrong |= _scale(lanes, start, stop, buckets, n_bits, ternary, values)
+        wrong |= _scale(lanes, 0, start, stop, buckets, n_bits, ternary, values)
     return wrong
 
 
 @njit
-def _read_sections(first, last, words, buckets, n_bits, ternary, codes, width, values):
-    n, n_words, wrong, mask = len(values), len(words), False, ALL >> np.uint64(64 - width)
+def _read_sections(first, last, words, buckets, n_bits, ternary, width, values):
+    n, n_words, wrong = len(values), len(words), False
     for block in range(first, last):
         held = words[block * ROW : min(block * ROW + ROW, n_words)]
         for f in range(64 // width):
-            start, shift = f * n_words + block * ROW, np.uint64((64 // width - 1 - f) * width)
+            start, shift = f * n_words + block * ROW, (64 // width - 1 - f) * width
             begin, stop = min(start, n), min(start + len(held), n)
-            for w in range(len(held)):
-                codes[w] = (held[w] >> shift) & mask
-            wrong |= _scale(codes, begin, stop, buckets, n_bits, ternary, values)
-            for code in codes[stop - begin : len(held)]:
-                wrong |= ternary and np.int64(code) != 1 << n_bits
+            wrong |= _scale(held, shift, begin, stop, buckets, n_bits, ternary, values)
+            for word in held[stop - begin :]:
+                wrong |= (word >> np.uint64(shift)) & (ALL >> np.uint64(64 - width)) != ONE << np.uint64(n_bits)
     return wrong
 
 
