@@ -114,16 +114,19 @@ def _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
     for lane in range(len(some)):
         sq_norm, best = np.float64(measures[lane]), np.float64(scores[lane])
         error = error_of_halves(sq_norm, measures[LANES + lane], largest, half_error, slack, n_tags, floor)
-        codes[lane] = np.int64(tags[lane] & tag)
-        sq_bounds[lane] = exactly * sq_norm + 2 * np.float64(scores[LANES + lane]) - error
         # How many may be the nearest; not `<=`, so that a NaN is in doubt.
         rank = 1
         while rank < RANKS and not np.float64(scores[rank * LANES + lane]) - best > error:
             rank += 1
         if rank == RANKS:
             codes[lane] = -1
-        elif rank > 1:
-            codes[lane] = decide_among(points, some[lane], codebook, tags[lane : rank * LANES : LANES], tag)
+            continue
+        codes[lane] = np.int64(tags[lane] & tag)
+        sq_bounds[lane] = exactly * sq_norm + 2 * np.float64(scores[rank * LANES + lane]) - error
+        if rank > 1:
+            candidates = tags[lane : rank * LANES : LANES]
+            codes[lane], second = decide_among(points, some[lane], codebook, candidates, tag)
+            sq_bounds[lane] = min(sq_bounds[lane], second)
     _keep(points, some, codes, sq_bounds, codebook, queue, found)
 
 
@@ -152,8 +155,8 @@ def _settle_by_scores(points, some, codebook, screen, queue, found):
 def _keep(points, some, codes, sq_bounds, codebook, queue, found):
     """Keep the codes of some points, their squared distances, and bounds; a code of -1 makes a point unsure.
 
-    |x - c|^2 is |x - s|^2 plus twice the score. A codeword that was not chosen has at least the second-lowest score, less
-    what one score may err by, or lies farther than one that has.
+    |x - c|^2 is |x - s|^2 plus twice the score. A codeword that was neither chosen nor measured has at least the lowest
+    score that was not, less what one score may err by, or lies farther than one that has.
     """
     all_codes, sq_dists, bounds = found.codes, found.sq_dists, found.bounds
     unsure, n_unsure, bounded = queue.unsure, queue.waiting[1], len(found.bounds) > 0
@@ -206,14 +209,18 @@ def _nearest_of_block(block, codebook, screen, lane_codes):
 
 @njit(nogil=True)
 def decide_among(points, i, codebook, tags, tag):
-    """The nearest of the few codewords whose numbers are the last bits of the tags; a tie goes to the lowest index."""
-    nearest_code, lowest = np.int64(tags[0] & tag), np.inf
+    """The nearest of the few codewords whose numbers are the last bits of the tags, and the squared distance of the next;
+    a tie goes to the lowest index.
+    """
+    nearest_code, lowest, second = np.int64(-1), np.inf, np.inf
     for candidate in tags:
         code = np.int64(candidate & tag)
         here = sq_dist(points, i, codebook, code)
         if here < lowest or (here == lowest and code < nearest_code):
-            nearest_code, lowest = code, here
-    return nearest_code
+            nearest_code, lowest, second = code, here, lowest
+        else:
+            second = min(second, here)
+    return nearest_code, second
 
 
 @njit(nogil=True)
