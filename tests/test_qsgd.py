@@ -16,7 +16,8 @@ from libraries import LIBRARIES, to_library, to_numpy
 from vqcore import FormatError, InputError
 from vqcore.bits import LAYOUTS, elias_lengths, pack, pack_elias, unpack, unpack_elias
 from vqcore.kernels import packing_tensors, rounding, rounding_tensors
-from vqcore.qsgd import QSGD, Message, _checksum, _fields, _hash, _header, code_width, elias_bits, elias_bound
+from vqcore.messages import Message, checksum_of, code_width, fields_for, hash_of, header_of
+from vqcore.qsgd import QSGD, elias_bits, elias_bound
 
 GOLDEN = [3.0, -4.0, 0.0, 12.0]  # norm 13
 
@@ -87,7 +88,7 @@ def test_the_words_of_the_source_layout(library):
 def test_with_the_same_dice_the_source_writes_the_same_words(n_bits, n):
     vector = np.random.default_rng(n).standard_normal(n)
     message = QSGD(n_bits, layout="sections").encode(vector, seed=6)
-    words, norm = source_encode(vector, n_bits, splitmix(_hash(6), n))
+    words, norm = source_encode(vector, n_bits, splitmix(hash_of(6), n))
     np.testing.assert_array_equal(message.words, words)
     assert message.norms[0] == pytest.approx(norm, rel=1e-14)
 
@@ -192,7 +193,7 @@ def test_one_seed_gives_the_same_bits_in_every_library_and_in_the_code_for_devic
         for ours, theirs in zip(scaling, on_device, strict=True):
             np.testing.assert_array_equal(theirs.numpy(), ours)
         for n_bits, layout in ((1, "dense"), (4, "sections"), (13, "aligned"), (40, "aligned"), (52, "sections")):
-            fields = _fields(n, n_bits, layout)
+            fields = fields_for(n, n_bits, layout)
             words = rounding.write(vector, size, scaling, 2**64 - 5, fields)
             theirs = rounding_tensors.draw_codes_on_device(tensor, size, on_device, 2**64 - 5, fields)
             packed = packing_tensors.pack_on_device(theirs, fields.width, layout, fields.n_words)
@@ -277,7 +278,7 @@ def test_bad_arguments_are_refused():
 def signed(message, **changes):
     """The message with other contents and a checksum that agrees with them: not damage but a lie."""
     changed = dataclasses.replace(message, **changes)
-    return dataclasses.replace(changed, checksum=_checksum(changed.words, changed.norms, _header(changed)))
+    return dataclasses.replace(changed, checksum=checksum_of(changed.words, changed.norms, header_of(changed)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

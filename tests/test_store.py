@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 import vqcore as vq
 from vqcore.compress import CompressedLayer, CompressedNetwork
 from vqcore.product import ProductQuantizer
-from vqcore.qsgd import Message, _checksum
+from vqcore.messages import Message, checksum_of
 from vqcore.store import container, load, save
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -143,7 +143,7 @@ def golden_message():
     """Four values in one word of the gradient notebook: signs +, -, 0, + and levels 7, 1, 0, 3 of 7, norm 13."""
     words, norms = np.array([0xB85134210842108], "<u8"), np.array([13.0])
     header = ((4, 1), "float32", 3, 4, "sections", "l2")
-    return Message(words, norms, *header, checksum=_checksum(words, norms, header))
+    return Message(words, norms, *header, checksum=checksum_of(words, norms, header))
 
 
 GOLDEN_CONTENTS |= {"message": golden_message(), "network": network()}

@@ -20,7 +20,7 @@ FLOORS = [
     ["fit", "coding", "rates", "bench"],
     ["sources", "data"],
     ["voronoi", "scalar", "optimal", "lloyd", "online", "medians", "em", "soft"],
-    ["product", "bits", "qsgd", "layers", "compress", "store"],
+    ["product", "bits", "messages", "qsgd", "layers", "compress", "store"],
     ["view"],
     ["sweep", "app"],
     ["__init__", "__main__"],

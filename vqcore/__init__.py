@@ -11,7 +11,7 @@ _HOME = {
     "fit_em": "em", "EMFit": "em", "fit_soft_em": "soft", "SoftFit": "soft",
     "Fit": "fit", "Certificate": "fit",
     "InputError": "errors", "FormatError": "errors", "EmptyCellError": "errors",
-    "ProductQuantizer": "product", "pack": "bits", "unpack": "bits", "QSGD": "qsgd", "Message": "qsgd",
+    "ProductQuantizer": "product", "pack": "bits", "unpack": "bits", "QSGD": "qsgd", "Message": "messages",
     "save": "store", "load": "store",
     "record": "sweep",
     "data": None, "rates": None, "layers": None, "compress": None, "view": None, "sweep": None,

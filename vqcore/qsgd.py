@@ -1,101 +1,14 @@
 """Gradients in a few bits: every value becomes a sign and one of a few levels, right on average (QSGD)."""
 
-import hashlib
 import math
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
 
-from vqcore.bits import LAYOUTS, elias_lengths, is_numpy, n_words_for, packing_for
+from vqcore.bits import LAYOUTS, elias_lengths, is_numpy, packing_for
 from vqcore.checks import as_choice, as_count
 from vqcore.errors import FormatError, InputError
 from vqcore.kernels import table_for
+from vqcore.messages import LARGEST, MAX_BITS, Message, checksum_of, fields_for, hash_of, name_of, opened
 
 WRONG_SIGN = "a value of the message has a sign that no value can have"
-MAX_BITS = 52  # of a level: beyond, a float64 has no fraction left to round by
-LARGEST = {
-    "float16": 65504.0,
-    "bfloat16": (2 - 2**-7) * 2.0**127,
-    "float32": (2 - 2**-23) * 2.0**127,
-    "float64": (2 - 2**-52) * 2.0**1023,
-}
-
-
-class Fields(NamedTuple):
-    """How values lie in words: levels of n_bits with a sign above, width bits in all; `ternary` signs in sections."""
-
-    n_values: int
-    n_bits: int
-    width: int
-    layout: str
-    n_words: int
-
-    @property
-    def ternary(self):
-        """Whether the sign is one of -1, 0, +1, coded as 0, 1, 2, and not 1 for a negative value."""
-        return self.layout == "sections"
-
-    @property
-    def n_codes(self):
-        """Values, and in sections the zeros behind them that fill the words, as in the source of this layout."""
-        return self.n_words * (64 // self.width) if self.ternary else self.n_values
-
-
-@dataclass(frozen=True, eq=False)
-class Message:
-    """A vector that QSGD has coded: all that `decode` needs, and a checksum of it.
-
-    Attributes:
-        words: the packed signs and levels, uint64 (int64 in torch).
-        norms: (n_buckets,) float64.
-        shape, dtype: of the vector; its device is that of the words.
-        n_bits, bucket_size, layout, norm: as the coder had them; bucket_size is a number.
-        checksum: 64 bits over everything above.
-    """
-
-    words: Any
-    norms: Any
-    shape: tuple
-    dtype: str
-    n_bits: int
-    bucket_size: int
-    layout: str
-    norm: str
-    checksum: int
-
-    @property
-    def n_values(self):
-        """Length of the vector."""
-        return math.prod(self.shape)
-
-    @property
-    def n_bits_codes(self):
-        """Bits of all signs and levels."""
-        return self.n_values * code_width(self.n_bits, self.layout)
-
-    @property
-    def n_bits_padding(self):
-        """Bits of the words that carry nothing."""
-        return 64 * len(self.words) - self.n_bits_codes
-
-    @property
-    def n_bits_norms(self):
-        """64 bits for every bucket."""
-        return 64 * len(self.norms)
-
-    @property
-    def n_bits_header(self):
-        """64 bits each for the size of every axis, the size of a bucket, the checksum, and the four small options."""
-        return 64 * (len(self.shape) + 3)
-
-    @property
-    def n_bits_total(self):
-        """All bits that have to be sent."""
-        return self.n_bits_codes + self.n_bits_padding + self.n_bits_norms + self.n_bits_header
-
-    def __repr__(self):
-        sizes = f"{self.n_bits} bits and sign, {len(self.norms)} norms, {self.n_bits_total} bits in all"
-        return f"Message({self.dtype} {self.shape}, {sizes})"
 
 
 class QSGD:
@@ -130,13 +43,13 @@ class QSGD:
         Raises:
             InputError: a value is not finite, or the vector might decode to something its dtype cannot hold.
         """
-        key = _hash(as_count(seed, "seed", low=0))
+        key = hash_of(as_count(seed, "seed", low=0))
         values, shape, dtype, bucket_size = self._open(vector)
         scaling = self._scaling(values, bucket_size, dtype)
-        fields = _fields(len(values), self.n_bits, self.layout)
+        fields = fields_for(len(values), self.n_bits, self.layout)
         words, norms = _rounding_for(values).write(values, bucket_size, scaling, key, fields), scaling[3]
         header = (shape, dtype, self.n_bits, bucket_size, self.layout, self.norm)
-        return Message(words, norms, *header, checksum=_checksum(words, norms, header))
+        return Message(words, norms, *header, checksum=checksum_of(words, norms, header))
 
     def decode(self, message):
         """The vector of a message, in its shape and dtype, on the device of its words.
@@ -146,7 +59,7 @@ class QSGD:
         Raises:
             FormatError: the message is damaged, or no coder made it.
         """
-        words, norms, fields = _opened(message)
+        words, norms, fields = opened(message)
         values = _rounding_for(words).read(words, message.bucket_size, norms, fields, message.dtype)
         if values is None:
             raise FormatError(WRONG_SIGN)
@@ -185,8 +98,8 @@ class QSGD:
         """The values flat, as float32 or float64, the vector's shape, its dtype by name, and the size of a bucket."""
         table = table_for(vector, "vector")
         points = table.to_points(vector, "vector")
-        dtype = _name(getattr(vector, "dtype", points.dtype))
-        dtype = dtype if dtype in ("float16", "bfloat16") else _name(points.dtype)
+        dtype = name_of(getattr(vector, "dtype", points.dtype))
+        dtype = dtype if dtype in ("float16", "bfloat16") else name_of(points.dtype)
         size = max(math.prod(points.shape), 1)
         return points.reshape(-1), tuple(points.shape), dtype, min(self.bucket_size or size, size)
 
@@ -211,11 +124,6 @@ class QSGD:
         return scaling
 
 
-def code_width(n_bits, layout):
-    """Bits of a value: its level, and a sign of one bit, or of two in sections."""
-    return n_bits + (2 if layout == "sections" else 1)
-
-
 def elias_bits(message, code="omega", zeros="skip"):
     """Bits of the message if its levels are sent in an Elias code, norms included, header not.
 
@@ -227,7 +135,7 @@ def elias_bits(message, code="omega", zeros="skip"):
             each that is not zero: the paper's for many.
     """
     zeros = as_choice(zeros, "zeros", ("skip", "code"))
-    words, norms, fields = _opened(message)
+    words, norms, fields = opened(message)
     packing = packing_for(words)
     codes = packing.unpack(words, fields.width, fields.n_codes, fields.layout, packing.codes_dtype(None, fields.width))
     if _rounding_for(words).wrong_signs(codes, fields):
@@ -257,78 +165,6 @@ def elias_bound(n_values, n_bits, zeros="skip"):
         return (2 + math.log2(1 + (s * s + min(n, s * math.sqrt(n))) / n) / 2) * n + 64
     n_nonzero = s * (s + math.sqrt(n))
     return (3 + 1.5 * math.log2(2 * (s * s + n) / n_nonzero)) * n_nonzero + 64
-
-
-def _opened(message):
-    """The words, the norms and the Fields of a message in which everything agrees.
-
-    Nothing is reserved for the values before their number has been held against the words.
-    """
-    if not isinstance(message, Message):
-        raise InputError(f"message is a {type(message).__name__}: it must be a Message, as encode returns it")
-    _check_header(message)
-    packing, norms, n_values = packing_for(message.words), message.norms, message.n_values
-    words, n_norms = packing.to_words(message.words), -(-n_values // message.bucket_size)
-    fields = _fields(n_values, message.n_bits, message.layout)
-    same_kind = type(norms) is type(message.words) and getattr(norms, "device", None) == getattr(words, "device", None)
-    if words is None or not same_kind or _name(norms.dtype) != "float64":
-        raise FormatError("the words of a message must be uint64 and its norms float64 (in torch int64 and float64)")
-    if len(words) != fields.n_words or tuple(norms.shape) != (n_norms,):
-        raise FormatError(
-            f"shape {message.shape} takes {fields.n_words} words and {n_norms} norms, "
-            f"but there are {len(words)} and {tuple(norms.shape)}"
-        )
-    if n_norms and not (float(norms.min()) >= 0 and float(norms.max()) < math.inf):
-        raise FormatError(f"the norms reach from {float(norms.min())} to {float(norms.max())}")
-    if _checksum(words, norms, _header(message)) != message.checksum:
-        raise FormatError("the checksum is not that of the message: something in it was changed")
-    if packing.spare_bits(words, fields.width, fields.n_codes, fields.layout):
-        raise FormatError("bits of the words that belong to no value are set")
-    return words, norms, fields
-
-
-def _fields(n_values, n_bits, layout):
-    """How this many values lie in words."""
-    width = code_width(n_bits, layout)
-    return Fields(n_values, n_bits, width, layout, n_words_for(n_values, width, layout))
-
-
-def _header(message):
-    return (message.shape, message.dtype, message.n_bits, message.bucket_size, message.layout, message.norm)
-
-
-def _check_header(message):
-    try:
-        as_count(message.n_bits, "n_bits", 1, MAX_BITS)
-        as_count(message.bucket_size, "bucket_size")
-        as_choice(message.layout, "layout", LAYOUTS)
-        as_choice(message.norm, "norm", ("l2", "max"))
-        as_choice(message.dtype, "dtype", [d for d in LARGEST if d != "bfloat16" or not is_numpy(message.words)])
-        if not isinstance(message.shape, tuple):
-            raise InputError(f"shape={message.shape!r} is not a tuple")
-        for size in message.shape:
-            as_count(size, "shape", low=0)
-        if message.bucket_size > max(message.n_values, 1):
-            raise InputError(f"bucket_size={message.bucket_size} is beyond the {message.n_values} values")
-    except InputError as error:
-        raise FormatError(f"not a message: {error}") from None
-
-
-def _checksum(words, norms, header):
-    """64 bits over the header, the words and the norms: the same in every library."""
-    packing = packing_for(words)
-    return packing.checksum(words, _hash(header)) ^ packing.checksum(packing.bits_of(norms), _hash((header, "norms")))
-
-
-def _hash(thing):
-    """64 bits from a number, or from a tuple of numbers and strings; the same in every process."""
-    return int.from_bytes(hashlib.blake2b(repr(thing).encode(), digest_size=8).digest(), "little")
-
-
-@lru_cache(maxsize=64)  # numpy makes the name anew each time, more slowly than a small vector is decoded
-def _name(dtype):
-    """float64 for numpy.dtype("float64") and for torch.float64."""
-    return getattr(dtype, "name", str(dtype)).rpartition(".")[2]
 
 
 def _rounding_for(array):

@@ -8,7 +8,8 @@ import numpy as np
 
 from vqcore.kernels.compiling import SMALL, frozen, njit, prange
 from vqcore.kernels.hashing import GOLDEN, mix
-from vqcore.kernels.lanes import ALL, CHUNKS, ONE, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.lanes import ALL, CHUNKS, ONE, ROW, SECTIONS
+from vqcore.kernels.lanes import block_size, in_registers, pack_block, plan, unpack_block
 from vqcore.kernels.norms import bucket_scales
 
 __all__ = ["bucket_scales", "write", "read", "wrong_signs"]
@@ -16,7 +17,7 @@ __all__ = ["bucket_scales", "write", "read", "wrong_signs"]
 
 
 def write(values, bucket_size, scaling, key, fields):
-    """The words (n_words,) of values, each a level with a sign above it, as `fields` of `vqcore.qsgd` say.
+    """The words (n_words,) of values, each a level with a sign above it, as `fields` of `vqcore.messages` say.
 
     The level of a value is its share |value| / norm * (2**n_bits - 1) rounded up with probability equal to
     its fraction: where a uniform number, the hash of its position, is less than that. A sign that is not ternary is
@@ -59,7 +60,7 @@ def wrong_signs(codes, fields):
 
 @njit
 def _draw(values, start, stop, buckets, drawing, shift, out):
-    """The codes of values from start to stop, which may lie in several buckets, set in zeros of `out` from bit `shift` on."""
+    """The codes of values from start to stop, in whatever buckets, set in zeros of `out` from bit `shift` on."""
     (bucket_size, scales, scaled_norms), (n_bits, key, ternary) = buckets, drawing
     at, top, shift = start, np.float64((1 << n_bits) - 1), np.uint64(shift)
     while at < stop:

@@ -210,7 +210,7 @@ def _quantizer_agrees(arrays, attributes):
 @cache
 def _message():
     """The kind of QSGD's messages; they carry a checksum of their own, which `decode` compares."""
-    from vqcore.qsgd import Message
+    from vqcore.messages import Message
 
     def pack(message):
         words = _host(message.words)
