@@ -62,12 +62,15 @@ def edges_between(ascending):
     Between codewords far apart that is their midpoint; between neighbouring floats only this rule agrees with
     `assign`. The first of equal codewords owns their cell, so the edges between the copies are its upper end.
     """
-    below = ascending[:-1]
-    above = np.append(ascending, np.inf)[np.searchsorted(ascending, below, side="right")]
-    edges = np.where(np.isinf(above), np.inf, below + (np.where(np.isinf(above), below, above) - below) / 2)
+    below, above = ascending[:-1], ascending[1:]
+    if (below < above).all():
+        edges = below + (above - below) / 2
+    else:
+        above = np.append(ascending, np.inf)[np.searchsorted(ascending, below, side="right")]
+        edges = np.where(np.isinf(above), np.inf, below + (np.where(np.isinf(above), below, above) - below) / 2)
     with np.errstate(invalid="ignore"):
-        edges = np.where(edges - below > above - edges, np.nextafter(edges, -np.inf), edges)
-    return edges
+        far = edges - below > above - edges
+    return np.where(far, np.nextafter(edges, -np.inf), edges) if far.any() else edges
 
 
 def cell_shares(table, codes, sq_dists, n_codewords, sample_weight=None):
