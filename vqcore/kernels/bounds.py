@@ -37,7 +37,7 @@ class Steps:
             drifts = _drifts(self.codebook, codebook)
         screen = scores.screen(codebook, work)
         first_look = halves.halves(codebook, screen)
-        with threads_for(codebook.size * n // 8):
+        with threads_for(n * (codebook.size // 8 + 32)):
             *parts, searched = step(
                 self.points, self.weights, codebook, screen, first_look, drifts, self.found,
                 compiled.n_slabs(n, len(codebook)),
