@@ -165,21 +165,25 @@ KEYS = """part => {
 
 def walk_through(page, explorer):
     """Tab reaches every control of an explorer, keys move it, the picture follows there and back; how many there are."""
-    picture = explorer.locator("img.vqcore-picture")
     controls = [control for control in explorer.locator(CONTROLS).all() if control.is_visible()]
     for control in controls:
         reach(page, control)
-        name, onward, back = control.evaluate(KEYS)
-        before = until(page, picture, lambda now, last: now == last, f"{name} has not come to rest")
-        page.keyboard.press(onward)
-        if name == "stop":  # back to the first step, which may be where it is
-            playwright.expect(explorer.locator(".noUi-handle").last).to_have_attribute("aria-valuenow", "0.0")
-            continue
-        until(page, picture, lambda now, last: now != before, f"{name} moved, its picture did not")
-        page.keyboard.press(back)
-        if name != "play":  # which goes on from where it was stopped
-            until(page, picture, lambda now, last: now == before, f"{name} moved back, its picture did not")
+        there_and_back(page, explorer, control)
     return len(controls)
+
+
+def there_and_back(page, explorer, control, patience=50):
+    """Keys move a control that has the focus, and its picture follows; then both go back."""
+    picture, (name, onward, back) = explorer.locator("img.vqcore-picture"), control.evaluate(KEYS)
+    before = until(page, picture, lambda now, last: now == last, f"{name} has not come to rest")
+    page.keyboard.press(onward)
+    if name == "stop":  # back to the first step, which may be where it is
+        playwright.expect(explorer.locator(".noUi-handle").last).to_have_attribute("aria-valuenow", "0.0")
+        return
+    until(page, picture, lambda now, last: now != before, f"{name} moved, its picture did not", patience)
+    page.keyboard.press(back)
+    if name != "play":  # which goes on from where it was stopped
+        until(page, picture, lambda now, last: now == before, f"{name} moved back, its picture did not", patience)
 
 
 def reach(page, control):
@@ -191,10 +195,10 @@ def reach(page, control):
     pytest.fail(f"Tab does not lead to {control.evaluate('part => part.outerHTML')[:200]}")
 
 
-def until(page, picture, is_there, complaint):
+def until(page, picture, is_there, complaint, patience=50):
     """The pixels of a picture as soon as they, and those a little before, are as they should be."""
     last = None
-    for _ in range(50):
+    for _ in range(patience):
         now = picture.screenshot()
         if is_there(now, last):
             return now

@@ -11,7 +11,9 @@ from pathlib import Path
 import browsing
 import nbformat
 import pytest
-from browsing import CONTROLS, move_by_keyboard, walk_through
+from browsing import CONTROLS, move_by_keyboard, there_and_back, walk_through
+
+from vqcore.app.exhibits import EXHIBITS
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -23,6 +25,12 @@ CLIPPED = """() => Array.from(document.querySelectorAll(
     const output = part.closest(".jp-OutputArea-output").getBoundingClientRect(), own = part.getBoundingClientRect();
     return own.right > output.right + 1 || own.width < 20;
   }).map((part) => part.className)"""
+EXPLORERS = [exhibit.make.__name__ for exhibit in EXHIBITS[1:]]  # the first one is a canvas of its own
+SAY = """async (code) => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const reply = await kernel.requestExecute({ code, silent: false, store_history: false }).done;
+  if (reply.content.status !== "ok") throw new Error(reply.content.evalue);
+}"""
 MARKUP = "<img src=x onerror=window.acted=1>"
 
 pytestmark = browsing.needs_chromium
@@ -40,8 +48,17 @@ def lab(tmp_path_factory):
                 cell.outputs, cell.execution_count = [], None
         nbformat.write(notebook, folder / "notebooks" / path.name)
     nbformat.write(naughty(), folder / "notebooks" / "naughty.ipynb")
+    for name in EXPLORERS:
+        made = [f"from vqcore.app import exhibits\nexplorer = exhibits.{name}(400, 6)", "explorer"]
+        nbformat.write(notebook_of(*made), folder / "notebooks" / f"cut_{name}.ipynb")
     with browsing.jupyterlab(folder, folder / "notebooks") as entrance:
         yield entrance
+
+
+def notebook_of(*sources):
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 def naughty():
@@ -69,9 +86,7 @@ def fail(**sizes):
         "try: vq.load(text)\nexcept Exception: get_ipython().showtraceback()",
         "vq.fit_lloyd(points, 3, start=text)",
     ]  # fmt: skip
-    cells = [nbformat.v4.new_code_cell(source) for source in (setting, *shown)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    return notebook_of(setting, *shown)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +152,31 @@ def test_markup_in_names_files_and_errors_is_text(lab, browser):
     for status in page.locator("[role=status]", has_text="onerror").all():
         assert MARKUP in status.text_content() or "OSError" in status.text_content()
     assert page.locator("[role=status]", has_text=MARKUP).count() >= 4  # as words, where they belong
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXPLORERS)
+def test_a_control_that_is_cut_off_is_noticed(lab, browser, name):
+    """The tests above would see it: with one control at a time disconnected, its picture stays."""
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    open_cells = browsing.open_notebook(page, *lab, f"cut_{name}.ipynb")
+    assert not any(output["output_type"] == "error" for cell in open_cells for output in cell["outputs"])
+    explorer = page.locator(".vqcore-explorer")
+    handles = [one for one in explorer.locator(CONTROLS).all() if one.is_visible() and not one.get_attribute("title")]
+    for i, handle in enumerate(handles):
+        page.evaluate(SAY, f"control = list(explorer.controls.values())[{i}]; control.unobserve(explorer._follow, 'value')")
+        page.wait_for_timeout(300)
+        handle.focus()
+        back = handle.evaluate(browsing.KEYS)[2]
+        with pytest.raises(pytest.fail.Exception, match="moved, its picture did not"):
+            there_and_back(page, explorer, handle, patience=15)
+        page.evaluate(SAY, "control.observe(explorer._follow, 'value')")
+        page.keyboard.press(back)
+        page.wait_for_timeout(300)
+        there_and_back(page, explorer, handle)
+    page.evaluate(SAY, f"assert len(explorer.controls) == {len(handles)}")
     page.close()
 
 
