@@ -322,6 +322,21 @@ def test_damaged_messages_are_refused(library, layout):
             coder.decode(dataclasses.replace(message, words=flipped))
 
 
+@pytest.mark.parametrize("order", [">", "<"])
+def test_arrays_are_read_as_they_lie(order):
+    vector = np.random.default_rng(5).standard_normal(600)
+    for layout in LAYOUTS:
+        coder = QSGD(4, 100, layout)
+        message = coder.encode(vector)
+        for values in (np.repeat(vector, 2)[::2], vector.astype(order + "f8"), torch.from_numpy(np.repeat(vector, 2))[::2]):
+            again = coder.encode(values)
+            np.testing.assert_array_equal(to_numpy(again.words).view(np.uint64), message.words)
+        words, norms = message.words.astype(order + "u8"), message.norms.astype(order + "f8")
+        for lies in ((words, norms), (np.repeat(words, 2)[::2], np.repeat(norms, 2)[::2])):
+            again = dataclasses.replace(message, words=lies[0], norms=lies[1])
+            np.testing.assert_array_equal(coder.decode(again), coder.decode(message))
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_signs_that_no_value_has_are_refused(library):
     message = QSGD(4).encode(to_library(np.arange(1.0, 11.0), library))

@@ -37,6 +37,7 @@ def read(words, bucket_size, norms, fields, dtype):
 
     None where a sign is one that no value has.
     """
+    norms = np.ascontiguousarray(norms, np.float64)  # numba takes bytes in another order for its own
     # To float16 by way of float32, as torch goes.
     values = np.empty(fields.n_values, np.float64 if dtype == "float64" else np.float32)
     n_blocks, *how = plan(fields.width, fields.layout, fields.n_words, len(values))

@@ -17,7 +17,7 @@ __all__ = ["bucket_scales", "write", "read", "wrong_signs"]
 def bucket_scales(values, bucket_size, norm):
     """For every bucket largest magnitude, a power of two that brings that near 1, norm times that power, and norm."""
     if values.device.type == "cpu":
-        return tuple(map(torch.from_numpy, rounding.bucket_scales(values.numpy(), bucket_size, norm)))
+        return tuple(map(torch.from_numpy, rounding.bucket_scales(values.contiguous().numpy(), bucket_size, norm)))
     return bucket_scales_on_device(values, bucket_size, norm)
 
 
@@ -25,7 +25,8 @@ def write(values, bucket_size, scaling, key, fields):
     """The words (n_words,) of values, each a level with a sign above it."""
     if values.device.type == "cpu":
         scaling = [table.numpy() for table in scaling]
-        return torch.from_numpy(rounding.write(values.numpy(), bucket_size, scaling, key, fields).view("int64"))
+        words = rounding.write(values.contiguous().numpy(), bucket_size, scaling, key, fields)
+        return torch.from_numpy(words.view("int64"))
     codes = draw_codes_on_device(values, bucket_size, scaling, key, fields)
     return pack_on_device(codes, fields.width, fields.layout, fields.n_words)
 
