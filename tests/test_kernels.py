@@ -331,9 +331,15 @@ def test_check_is_a_command():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cpu, features", [("haswell", "+sse4.2,+avx,+avx2,+fma"), ("x86-64", "+sse2")])
+@pytest.mark.parametrize(
+    "cpu, features",
+    [
+        ("skylake-avx512", "+sse4.2,+avx,+avx2,+fma,+avx512f,+avx512vl,+avx512bw,+avx512dq,+avx512cd"),
+        ("haswell", "+sse4.2,+avx,+avx2,+fma"), ("x86-64", "+sse2"),
+    ],
+)  # fmt: skip
 def test_narrower_processors(cpu, features, tmp_path):
-    """The kernels compiled for processors without wide vectors, or without fused products, are as right."""
+    """The kernels compiled for processors without products of halves, wide vectors, or fused products, are as right."""
     if os.uname().machine != "x86_64":
         pytest.skip("names of x86-64 processors")
     target = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}

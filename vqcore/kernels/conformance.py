@@ -20,12 +20,13 @@ class Case(NamedTuple):
 
 
 def cases(seed=0):
-    """About sixty cases: shapes around every block size, ties, duplicates, far offsets, extreme scales, odd layouts."""
+    """About sixty-five cases: shapes around every block size, ties, duplicates, far offsets, extreme scales, odd layouts."""
     rng = np.random.default_rng(seed)
     found = []
     for n, dim, k in [
         (1, 1, 1), (1, 3, 1), (63, 2, 2), (64, 2, 3), (65, 2, 5), (200, 1, 7), (129, 3, 4), (300, 4, 16), (257, 5, 9),
-        (300, 8, 33), (200, 9, 64), (150, 12, 17), (150, 13, 2), (100, 33, 50), (70, 130, 20), (2100, 2, 300),
+        (300, 8, 33), (200, 9, 64), (150, 12, 17), (150, 13, 2), (100, 33, 50), (70, 130, 20), (150, 40, 90),
+        (2100, 2, 300),
     ]:  # fmt: skip
         for dtype in (np.float32, np.float64):
             points = rng.standard_normal((n, dim)).astype(dtype)
@@ -48,6 +49,8 @@ def cases(seed=0):
         ties = rng.integers(-3, 4, (40, 3)) / 2.0
         found.append(Case(f"ties on a lattice, {dtype.__name__}", grid, ties, exact=True))
         found.append(Case(f"every codeword twice, {dtype.__name__}", grid, np.vstack([ties[:9], ties[:9]]), exact=True))
+        wide, books = rng.integers(-2, 3, (200, 34)).astype(dtype), rng.integers(-2, 3, (70, 34)).astype(float)
+        found.append(Case(f"ties in 34 dimensions, {dtype.__name__}", wide, np.vstack([books, books]), exact=True))
         found.append(Case(f"all points one, {dtype.__name__}", np.ones((70, 2), dtype), np.ones((3, 2)), exact=True))
         line = rng.integers(-9, 10, 300).astype(dtype)
         found.append(Case(f"ties on a line, {dtype.__name__}", line, rng.permutation(9) - 4.5, exact=True))
