@@ -24,6 +24,7 @@ from vqcore.view.picture import Picture
 FRAME_DPI = 125
 MOST_FRAMES = 400
 N_OWN = 140  # colours of a frame that are its own
+BESIDE = {"style": {"description_width": "8px"}, "layout": {"width": "220px"}}  # a check box, with room for its focus
 # Seconds after a move until what may come next is drawn: the picture must be on its way, which a busy process delays.
 REST = 0.02
 

@@ -7,6 +7,8 @@ from vqcore import checks, voronoi
 from vqcore.view import draw, figures
 from vqcore.view.explorer import Explorer
 
+NAMED = 12  # codewords whose codes stand apart
+
 
 class LawExplorer(Explorer):
     """A slider over the number of codewords: the cells of a law, their weights, and the distortion against theory.
@@ -45,7 +47,7 @@ class LawExplorer(Explorer):
 
     def draw_moving(self, axes, state):
         cells, codebook = self.cells[state["n_codewords"] - 1], self.codebooks[state["n_codewords"] - 1]
-        few = len(codebook) <= 16
+        few = len(codebook) <= NAMED
         draw.draw_edges(axes["law"], cells.edges)
         draw.draw_codebook(axes["law"], codebook, codes=few, size=9 if few else 6)
         draw.draw_weights(axes["weights"], codebook, cells.weights, times=len(codebook))

@@ -6,7 +6,7 @@ import numpy as np
 from vqcore import checks
 from vqcore.errors import InputError
 from vqcore.view import draw, figures, images, roles
-from vqcore.view.explorer import Explorer
+from vqcore.view.explorer import BESIDE, Explorer
 
 NAMES = {False: "as fitted", True: "codebooks trained"}
 
@@ -37,7 +37,7 @@ class NetworkExplorer(Explorer):
         super().__init__({
             "block_size": ipywidgets.SelectionSlider(options=sizes, value=_middle(sizes), description="block size", **wide),
             "n_codewords": ipywidgets.SelectionSlider(options=numbers, value=_middle(numbers), description="codewords", **wide),
-            "trained": ipywidgets.Checkbox(False, description="train the codebooks", indent=False),
+            "trained": ipywidgets.Checkbox(False, description="train the codebooks", **BESIDE),
         })  # fmt: skip
 
     def set(self, **values):

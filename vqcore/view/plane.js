@@ -1,5 +1,6 @@
 // Codewords that are dragged. Draws on a canvas what draw.py draws in matplotlib; counts what `assign` counts.
-const SIZE = 460, VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+// Plane and weights stand side by side in JupyterLab on a projector, at 125 %, beside its list of files.
+const SIZE = 425, VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const floats = (view) => new Float64Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
 
 // Code of every point; number, sum and squared error of every cell; ties go to the lowest index.
@@ -62,7 +63,7 @@ function render({ model, el }) {
   const box = model.get("box"), points = floats(model.get("points")), start = floats(model.get("codebook"));
   const n = points.length / 2, sharp = Math.max(window.devicePixelRatio || 1, 1.5);
   const scale = SIZE / Math.max(box[1] - box[0], box[3] - box[2]);
-  const width = (box[1] - box[0]) * scale, height = Math.max((box[3] - box[2]) * scale, 40), side = 150;
+  const width = (box[1] - box[0]) * scale, height = Math.max((box[3] - box[2]) * scale, 40), side = 140;
   const px = (x, y) => [(x - box[0]) * scale, (box[3] - y) * scale];
   // `held`: what was measured before the codewords moved, while the points still keep those codes.
   let book = start.slice(), chosen = 0, dragging = false, past = [], held = null;
@@ -76,12 +77,12 @@ function render({ model, el }) {
     return [made, ink];
   };
   const across = make("div", el, {});
-  across.style.cssText = "display:flex;flex-wrap:wrap;gap:14px";
+  across.style.cssText = "display:flex;flex-wrap:wrap;gap:12px";
   const [canvas, ctx] = canvasOf(across, width, height, { className: "vqcore-plane", tabIndex: 0 });
   const [bars, barInk] = canvasOf(across, side, height, { className: "vqcore-weights" });
   const [dots, ink] = canvasOf(el, width, height, {});
   dots.remove();
-  canvas.style.cssText += ";touch-action:none;cursor:grab;outline-offset:2px;box-shadow:0 0 0 1px #949494";
+  canvas.style.cssText += ";touch-action:none;cursor:grab;outline-offset:-2px;box-shadow:0 0 0 1px #949494";
   canvas.setAttribute("role", "application");
   // Arrow keys and letters are ours, not JupyterLab's, which asks the element that has the focus.
   el.addEventListener("focusin", (e) => { e.target.dataset.lmSuppressShortcuts = "true"; });
@@ -156,7 +157,7 @@ function render({ model, el }) {
       barInk.fillText(j, left - 5, top + (j + 0.5) * step + Math.min(4, 0.32 * step));
     }
     // On white, since grey on dark bars could not be seen.
-    for (const [dash, colour, wide] of end < side ? [[[], "#fff", 3.4], [[4, 3], "#757575", 1.4]] : []) {
+    for (const [dash, colour, wide] of end < side ? [[[], "#fff", 2.8], [[4, 3], "#757575", 1.4]] : []) {
       Object.assign(barInk, { strokeStyle: colour, lineWidth: wide });
       barInk.setLineDash(dash); barInk.beginPath(); barInk.moveTo(end, top - 4); barInk.lineTo(end, height); barInk.stroke();
     }

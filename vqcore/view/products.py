@@ -9,7 +9,7 @@ from vqcore import checks, voronoi
 from vqcore.errors import InputError
 from vqcore.product import ProductQuantizer
 from vqcore.view import draw, figures, roles
-from vqcore.view.explorer import Explorer
+from vqcore.view.explorer import BESIDE, Explorer
 
 MOST_BITS = 8  # 256 cells: more cannot be told apart
 SHOWN_POINTS = 5_000
@@ -65,7 +65,7 @@ class ProductExplorer(Explorer):
         super().__init__({
             "n_subspaces": ipywidgets.IntSlider(2, 1, 2, description="subspaces", **wide),
             "n_bits": ipywidgets.IntSlider(n_bits, 2, MOST_BITS, 2, description="bits a point", **wide),
-            "turned": ipywidgets.Checkbox(False, description="turn first (OPQ)", indent=False),
+            "turned": ipywidgets.Checkbox(False, description="turn first (OPQ)", **BESIDE),
         })  # fmt: skip
 
     def new_figure(self):
