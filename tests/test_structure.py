@@ -14,7 +14,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Data flows down this list; a module imports from its own floor or from floors above it.
 FLOORS = [
-    ["errors", "progress"],
+    ["errors", "progress", "writing"],
     ["kernels"],
     ["checks"],
     ["fit", "coding", "rates", "bench"],

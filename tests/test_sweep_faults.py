@@ -22,6 +22,7 @@ from vqcore.sweep.grid import expand
 from vqcore.sweep.notebook import read_notebook
 from vqcore.sweep.preloading import modules_to_preload
 from vqcore.sweep.supervising import WORTH_ANOTHER_TRY
+from vqcore.writing import write_whole
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 
@@ -265,9 +266,9 @@ def test_a_full_disk_is_told_and_older_runs_stay(small_disk, notebook, mark, tmp
 
 def test_a_write_that_fails_leaves_the_older_file(small_disk):
     disk = small_disk("100k")
-    target = store.write_whole(disk / "results.csv", b"old\n")
+    target = write_whole(disk / "results.csv", b"old\n")
     with pytest.raises(OSError):
-        store.write_whole(target, bytes(200_000))
+        write_whole(target, bytes(200_000))
     assert target.read_bytes() == b"old\n" and [path.name for path in disk.iterdir()] == ["results.csv"]
 
 

@@ -71,9 +71,3 @@ def edges_between(ascending):
     with np.errstate(invalid="ignore"):
         far = edges - below > above - edges
     return np.where(far, np.nextafter(edges, -np.inf), edges) if far.any() else edges
-
-
-def cell_shares(table, codes, sq_dists, n_codewords, sample_weight=None):
-    """Weight (n_codewords,) of every cell, and the distortion, from codes and squared distances."""
-    sq_errors, mass = table.accumulate(sq_dists, codes, n_codewords, sample_weight)
-    return mass / mass.sum(), float(sq_errors.sum() / mass.sum())

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from vqcore import checks
-from vqcore.coding import cell_shares
 from vqcore.errors import InputError
 from vqcore.fit import Fit
+from vqcore.kernels.passes import cell_shares
 from vqcore.lloyd import fit_lloyd
 from vqcore.progress import progress_bar
 from vqcore.scalar import companding

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from vqcore.checks import as_count, as_points, as_sample_weight
-from vqcore.coding import cell_shares
 from vqcore.errors import InputError
 from vqcore.fit import Fit
+from vqcore.kernels.passes import cell_shares
 
 # A codebook is taken as optimal when its error is within this share of a lower bound on every codebook's error.
 _TOLERANCE = 1e-13

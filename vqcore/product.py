@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 
 from vqcore import checks
-from vqcore.coding import cell_shares
 from vqcore.errors import InputError
 from vqcore.kernels import passes
 from vqcore.lloyd import STARTS, fit_lloyd
@@ -328,7 +327,7 @@ def _turn(table, points, rotation, codebooks):
     for m, part in enumerate(_parts(table, rotated, n_subspaces)):
         columns = slice(m * width, (m + 1) * width)
         codes, sq_dists = table.assign(part, codebooks[m])
-        distortion += cell_shares(table, codes, sq_dists, n_codewords)[1]
+        distortion += passes.cell_shares(table, codes, sq_dists, n_codewords)[1]
         sums, mass = table.accumulate(points, codes, n_codewords)
         filled = mass > 0
         codebooks[m, filled] = sums[filled] / mass[filled, None] @ rotation[:, columns]

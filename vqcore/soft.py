@@ -12,10 +12,10 @@ from importlib import import_module
 import numpy as np
 
 from vqcore import checks
-from vqcore.coding import cell_shares
 from vqcore.em import far_apart, ordered, told
 from vqcore.errors import InputError
 from vqcore.fit import Fit
+from vqcore.kernels.passes import cell_shares
 from vqcore.lloyd import STARTS, fit_lloyd
 from vqcore.progress import progress_bar
 

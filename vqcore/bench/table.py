@@ -1,9 +1,9 @@
 """The rows of a report as text, for a notebook and as a file; rows below their bar stand first and are marked."""
 
-import os
 from pathlib import Path
 
 from vqcore.bench.measuring import OURS
+from vqcore.writing import write_whole
 
 HEAD = ("work", "case", "vqcore, ms", "fastest peer", "its ms", "ratio", "quartiles of the rounds", "bar", "result", "others, ms")
 
@@ -62,9 +62,7 @@ def write(path, text):
     """Write a text file in whole, or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+    write_whole(path, text.encode())
 
 
 def _table(rows):

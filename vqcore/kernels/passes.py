@@ -69,10 +69,15 @@ def shares(table, points, codebook, sample_weight=None):
     """Codes (n,) of the points, weight (n_codewords,) of every cell, and the distortion."""
     if hasattr(table, "shares"):
         codes, mass, sq_errors = table.shares(points, codebook, sample_weight)
-    else:
-        codes, sq_dists = table.assign(points, codebook)
-        sq_errors, mass = table.accumulate(sq_dists, codes, len(codebook), sample_weight)
-    return codes, mass / mass.sum(), float(sq_errors.sum() / mass.sum())
+        return codes, mass / mass.sum(), float(sq_errors.sum() / mass.sum())
+    codes, sq_dists = table.assign(points, codebook)
+    return codes, *cell_shares(table, codes, sq_dists, len(codebook), sample_weight)
+
+
+def cell_shares(table, codes, sq_dists, n_codewords, sample_weight=None):
+    """Weight (n_codewords,) of every cell, and the distortion, from codes and squared distances."""
+    sq_errors, mass = table.accumulate(sq_dists, codes, n_codewords, sample_weight)
+    return mass / mass.sum(), float(sq_errors.sum() / mass.sum())
 
 
 def nearer(table, points, codebook, sq_dists):

@@ -2,8 +2,6 @@
 
 import os
 import re
-import secrets
-from pathlib import Path
 
 import numpy as np
 
@@ -13,6 +11,7 @@ from vqcore.errors import FormatError, InputError
 from vqcore.kernels import table_for
 from vqcore.store.container import NAMES, TYPES, read, serialized
 from vqcore.store.kinds import KINDS, kind_named, kind_of
+from vqcore.writing import write_whole
 
 __all__ = ["save", "load"]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
@@ -21,8 +20,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")
 def save(path, thing):
     """Write a fit, a ProductQuantizer, a QSGD message, a CompressedNetwork or a dict of arrays to a file, whole or not.
 
-    The file is written beside its place under another name, brought to the disk and renamed: whatever goes wrong,
-    an older file of this name stays as it was. Tensors are stored as the arrays they hold.
+    Whatever goes wrong, an older file of this name stays as it was. Tensors are stored as the arrays they hold.
 
     Raises:
         InputError: another thing, names or types that a file cannot hold, values that are not finite.
@@ -32,18 +30,7 @@ def save(path, thing):
     arrays = {name: _as_host(name, array) for name, array in arrays.items()}
     # What could not be loaded is never written.
     kind.check(arrays, attributes, InputError)
-    pieces = serialized(kind.name, arrays, attributes)
-    path = Path(path)
-    # A name may take 255 bytes, and a letter four of them.
-    beside = path.with_name(f".{path.name[:50]}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(beside, "xb") as file:
-            file.writelines(pieces)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, *serialized(kind.name, arrays, attributes))
 
 
 def load(path, library="numpy"):

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from vqcore.errors import InputError
 from vqcore.sweep.grid import canonical
+from vqcore.writing import write_whole
 
 PARTS = ("done", "failed", ".private", ".locks", ".notebooks")
 
@@ -36,21 +37,6 @@ def open_folder(path, needed_bytes=0):
         raise InputError(f"the folder {path} cannot be written: {error.strerror}") from None
     if free < needed_bytes:
         raise InputError(f"the disk of {path} has {free / 1e6:.1f} MB left: at least {needed_bytes / 1e6:.0f} MB are needed")
-    return path
-
-
-def write_whole(path, content):
-    """Write bytes so that the file is there in whole or as it was before, also after a loss of power; the path."""
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with open(new, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(new, path)
-    except OSError:
-        new.unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -6,6 +6,7 @@ import json
 
 from vqcore.sweep import folder as store
 from vqcore.sweep.grid import canonical
+from vqcore.writing import write_whole
 
 
 def proven_records(folder, notebook):
@@ -37,8 +38,8 @@ def write_table(folder, notebook, failures):
         records = proven_records(folder, notebook)
         rows = [row_of(record) for record in records]
         everything = {"notebook": notebook.name, "digest": notebook.digest, "runs": records, "failed": failures}
-        store.write_whole(folder / "results.json", (json.dumps(everything, indent=1) + "\n").encode())
-        store.write_whole(folder / "results.csv", _csv(rows, notebook.declared).encode())
+        write_whole(folder / "results.json", (json.dumps(everything, indent=1) + "\n").encode())
+        write_whole(folder / "results.csv", _csv(rows, notebook.declared).encode())
     return rows
 
 
