@@ -128,6 +128,7 @@ def measure(page, names):
         for kind, act in ((".noUi-handle", of_slider), ("select", of_choice), ("input[type=checkbox]", of_box)):
             for control in cell.locator(kind).all():
                 label = control.locator("xpath=ancestor::*[contains(@class, 'widget-inline-hbox')][1]").inner_text()
+                label = label.replace("\u200b", "")  # of a check box that is indented
                 yield f"{name}: {label.split()[0] if label.split() else labels[-1]}", *act(page, control, picture)
 
 
