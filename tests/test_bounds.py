@@ -9,6 +9,11 @@ from vqcore.kernels import compiled
 from vqcore.kernels.bounds import Steps
 
 
+@pytest.fixture(autouse=True, params=[0, 2**60], ids=["halves", "no halves"])
+def whether_halves_pay(request, monkeypatch):
+    monkeypatch.setattr("vqcore.kernels.halves.WORTH", request.param)
+
+
 def searched_in_full(points, codebook, sample_weight=None):
     codes, sq_dists = compiled.assign(points, codebook)
     sums, mass = compiled.accumulate(points, codes, len(codebook), sample_weight)

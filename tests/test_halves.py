@@ -12,6 +12,11 @@ from vqcore.kernels.halves import RANKS, WORKS, error_of_halves, halves, room_fo
 from vqcore.kernels.scores import screen
 from vqcore.kernels.vectors import LANES
 
+@pytest.fixture(autouse=True)
+def few_points_are_looked_at_too(monkeypatch):
+    monkeypatch.setattr("vqcore.kernels.halves.WORTH", 0)
+
+
 needs_halves = pytest.mark.skipif(not WORKS, reason="this processor has no products of bfloat16")
 
 
@@ -96,7 +101,7 @@ def _lowest_scores(points, halves, scores, measures):
 def looked_at(points, codebook):
     """The lowest scores (RANKS, LANES) of LANES points and their codes, what two scores may err by, and all exact scores."""
     precise = screen(codebook, points.dtype)
-    coarse = halves(codebook, precise)
+    coarse = halves(codebook, precise, len(points))
     scores, measures = np.zeros(RANKS * LANES, np.float32), np.zeros(2 * LANES, np.float32)
     _lowest_scores(frozen(points), coarse, scores, measures)
     of_book = coarse.largest, coarse.error, coarse.slack, coarse.tag, precise.floor

@@ -36,7 +36,7 @@ class Steps:
         else:
             drifts = _drifts(self.codebook, codebook)
         screen = scores.screen(codebook, work)
-        first_look = halves.halves(codebook, screen)
+        first_look = halves.halves(codebook, screen, n)
         with threads_for(n * (codebook.size // 8 + 32)):
             *parts, searched = step(
                 self.points, self.weights, codebook, screen, first_look, drifts, self.found,

@@ -72,7 +72,7 @@ def assign(points, codebook):
     with threads_for(len(points) * (codebook.size // 8 + 16)):
         found = _nearest.Found(codes, sq_dists, np.empty(0))
         n_slabs = int(np.clip(len(points) // 1024, 1, 256))
-        _nearest.nearest(frozen(points), codebook, screen, halves(codebook, screen), found, n_slabs)
+        _nearest.nearest(frozen(points), codebook, screen, halves(codebook, screen, len(points)), found, n_slabs)
     return codes, sq_dists
 
 

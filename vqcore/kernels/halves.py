@@ -21,6 +21,7 @@ from vqcore.kernels.vectors import (
 )  # fmt: skip
 
 WORKS = "+avx512bf16" in FEATURES
+WORTH = 2**27  # products; for less, that these loops are compiled once would cost more than they ever spare
 MOST_CODEWORDS = 4096  # their numbers take the last 12 bits of a score
 RANKS = 4
 N = 16  # values of 32 bits in a vector
@@ -32,8 +33,7 @@ class Halves(NamedTuple):
 
     Attributes:
         shift: (dim,) subtracted from every point.
-        pairs: (padded n_codewords, n_pairs) uint32, features d and d + n_pairs of the negated codewords; no rows where
-            no halves are to be looked at.
+        pairs: (padded n_codewords, n_pairs) uint32, features d and d + n_pairs of the negated codewords.
         half_norms: (padded n_codewords,) float32, half the squared norms.
         largest: the largest norm of a codeword.
         error: the largest distance of a codeword from its half.
@@ -60,12 +60,13 @@ class Room(NamedTuple):
     lowest: np.ndarray
 
 
-def halves(codebook, screen):
-    """The Halves of a codebook (n_codewords, dim), of which this is the Screen; without rows where they do not pay."""
+def halves(codebook, screen, n):
+    """The Halves of a codebook (n_codewords, dim) of this Screen, to be looked at by n points; None where they do not pay.
+    """
     n_codewords, dim = codebook.shape
-    pays = dim * screen.shift.itemsize >= 128 and 64 <= n_codewords <= MOST_CODEWORDS
+    pays = n * codebook.size >= WORTH and dim * screen.shift.itemsize >= 128 and 64 <= n_codewords <= MOST_CODEWORDS
     if not (WORKS and pays and within_float32(codebook)):
-        return Halves(screen.shift, np.zeros((0, 0), np.uint32), np.zeros(0, np.float32), 0.0, 0.0, 0.0, 0)
+        return None
     n_pairs = (dim + 1) // 2
     values = np.zeros((len(screen.scores_by), 2 * n_pairs), np.float32)
     values[:, :dim] = screen.scores_by
@@ -94,7 +95,9 @@ def error_of_halves(sq_norm, sq_error, largest, half_error, slack, tag, floor):
 
 @njit(nogil=True)
 def room_for(halves):
-    """A Room for searches among these codewords."""
+    """A Room for searches among these codewords; None for None, which is also compiled apart."""
+    if halves is None:
+        return None
     width = -(-halves.pairs.shape[1] // N) * N
     return Room(
         np.zeros(2 * width, np.float32), np.zeros(N * width, np.uint32), np.zeros(LANES * width, np.uint32),
@@ -120,7 +123,8 @@ def search_halves(points, some, halves, room):
             _round(room.shifted, 0, width, width, room.pairs, row * width, room.measures, first + row)
         for column in range(0, width, N):
             _transpose(room.pairs, column, width, room.lanes, column * LANES + first)
-    room.lowest[:] = _BEYOND
+    for i in range(len(room.lowest)):
+        room.lowest[i] = _BEYOND
     for code in range(0, len(halves.half_norms), FOLD):
         _fold(room.lanes, halves.pairs, halves.half_norms, code, np.uint32(halves.tag), room.lowest)
 

@@ -58,7 +58,7 @@ def nearest(points, codebook, screen, halves, found, n_slabs):
 
 @njit(nogil=True)
 def _nearest_of_slab(points, first, last, codebook, screen, halves, found):
-    if len(halves.pairs) == 0:
+    if halves is None:
         codes, sq_dists, lane_codes = found.codes, found.sq_dists, np.zeros(LANES, np.int32)
         for start in range(first, last, LANES):
             block = points[start : min(start + LANES, last)]
@@ -83,19 +83,24 @@ def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
     while waiting[0] - done >= LANES or (all_of_them and waiting[0] > done):
         some = doubtful[done : min(done + LANES, waiting[0])]
         done += len(some)
-        # Halves that leave half the points in doubt cost more than they spare.
-        if len(halves.pairs) > 0 and (waiting[2] < 4 * LANES or 2 * waiting[3] < waiting[2]):
-            search_halves(points, some, halves, room)
-            before = waiting[1]
-            _settle_by_halves(points, some, codebook, screen.floor, halves, room, queue, found)
-            waiting[2], waiting[3] = waiting[2] + len(some), waiting[3] + waiting[1] - before
-        else:
-            unsure[waiting[1] : waiting[1] + len(some)] = some
-            waiting[1] += len(some)
+        looked = False
+        if halves is not None:
+            # Halves that leave half the points in doubt cost more than they spare.
+            looked = waiting[2] < 4 * LANES or 2 * waiting[3] < waiting[2]
+            if looked:
+                search_halves(points, some, halves, room)
+                before = waiting[1]
+                _settle_by_halves(points, some, codebook, screen.floor, halves, room, queue, found)
+                waiting[2], waiting[3] = waiting[2] + len(some), waiting[3] + waiting[1] - before
+        if not looked:
+            for i in some:
+                unsure[waiting[1]] = i
+                waiting[1] += 1
         if waiting[1] >= LANES:
             _settle_by_scores(points, unsure[:LANES], codebook, screen, queue, found)
             waiting[1] -= LANES
-            unsure[:LANES] = unsure[LANES:]
+            for i in range(waiting[1]):
+                unsure[i] = unsure[LANES + i]
     waiting[0] -= done
     for i in range(waiting[0]):
         doubtful[i] = doubtful[done + i]
