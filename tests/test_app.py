@@ -1,5 +1,6 @@
 """The dashboard: its exhibits, and the page that Voilà makes of it, as a visitor meets it."""
 
+import ast
 import os
 import re
 import signal
@@ -174,6 +175,32 @@ def test_after_hasty_keys_the_picture_is_that_of_the_controls(page):
         page.wait_for_timeout(600)
         step = int(float(handle.get_attribute("aria-valuenow")))
         assert f"step {step} of" in picture.get_attribute("alt")
+
+
+@browsing.needs_chromium
+def test_a_slider_that_is_pulled_by_the_mouse_ends_where_it_is_let_go(page):
+    page.get_by_role("button", name="Lloyd, step by step", exact=True).click()
+    shown = page.locator(".vqcore-exhibit-2")
+    handle, picture = shown.locator(".noUi-handle").first, shown.locator("img.vqcore-picture")
+    last = int(float(handle.get_attribute("aria-valuemax")))
+    for share in (1.0, 0.0, 0.4):
+        track, knob = shown.locator(".noUi-target").first.bounding_box(), handle.bounding_box()
+        page.mouse.move(knob["x"] + knob["width"] / 2, knob["y"] + knob["height"] / 2)
+        page.mouse.down()
+        page.mouse.move(track["x"] + share * track["width"], knob["y"] + knob["height"] / 2, steps=25)
+        page.mouse.up()
+        page.wait_for_timeout(800)
+        step = int(float(handle.get_attribute("aria-valuenow")))
+        assert step == pytest.approx(share * last, abs=1.5)
+        assert f"step {step} of" in picture.get_attribute("alt") and f"step {step} of" in shown.inner_text()
+
+
+def test_no_explorer_uses_what_hangs_a_notebook_or_swallows_its_errors():
+    names = re.compile(r"\b(interact|interactive|interactive_output|Output)\b")
+    for path in [*(ROOT / "vqcore" / "view").glob("*.py"), *(ROOT / "vqcore" / "app").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node, "attr", None) or getattr(node, "id", None)
+            assert not (name and names.fullmatch(name)), f"{path.name}, line {node.lineno}: {name}"
 
 
 MESSAGES = """async ([address, id, code]) => {

@@ -118,9 +118,11 @@ def test_notebook_runs_and_its_controls_answer_the_keyboard(lab, browser, path):
             page.wait_for_timeout(500)  # each view is made on its own
             # A widget whose view fails stays silent in the notebook: a box with an icon stands in its place.
             assert not page.locator(".jupyter-widgets-error-widget").count(), "a widget could not be shown"
-        for explorer in page.locator(".vqcore-explorer").all():
+        explorers = page.locator(".vqcore-explorer")
+        assert explorers.count() == page.locator("img.vqcore-picture").count()
+        for explorer in explorers.all():
             explorer.locator(CONTROLS).first.focus()
-            walk_through(page, explorer)
+            assert walk_through(page, explorer)
         for canvas in page.locator("canvas.vqcore-plane").all():
             move_by_keyboard(page, canvas, canvas)
             drag(page, canvas)
