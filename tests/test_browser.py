@@ -168,7 +168,8 @@ def test_a_control_that_is_cut_off_is_noticed(lab, browser, name):
     explorer = page.locator(".vqcore-explorer")
     handles = [one for one in explorer.locator(CONTROLS).all() if one.is_visible() and not one.get_attribute("title")]
     for i, handle in enumerate(handles):
-        page.evaluate(SAY, f"control = list(explorer.controls.values())[{i}]; control.unobserve(explorer._follow, 'value')")
+        chosen = f"control = list(explorer.controls.values())[{i}]"
+        page.evaluate(SAY, f"{chosen}; control.unobserve(explorer._follow, 'value')")
         page.wait_for_timeout(300)
         handle.focus()
         back = handle.evaluate(browsing.KEYS)[2]

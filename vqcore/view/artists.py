@@ -71,7 +71,8 @@ class Words(Artist):
         halo: its width in points.
     """
 
-    def __init__(self, places, texts, offset, *, color="#000000", size=10, weight="bold", align="left", halo=2.5, zorder=6):
+    def __init__(self, places, texts, offset, *, color="#000000", size=10, weight="bold", align="left", halo=2.5,
+                 zorder=6):  # fmt: skip
         super().__init__()
         self.places, self.texts = np.reshape(np.asarray(places, dtype=float), (-1, 2)), [str(text) for text in texts]
         self.offset, self.color, self.size, self.weight = offset, color, size, weight
@@ -132,6 +133,7 @@ class Photograph(AxesImage):
             return super().make_image(renderer, magnification, unsampled)
         image = Image.fromarray(np.asarray(self.get_array()))
         enlarged = x_end - x > image.width
-        how = Image.Resampling.BICUBIC if self.smooth else Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
+        squares = Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX
+        how = Image.Resampling.BICUBIC if self.smooth else squares
         drawn = image.resize((x_end - x, y_end - y), how).convert("RGBA").transpose(Image.Transpose.FLIP_TOP_BOTTOM)
         return np.array(drawn), x, y, IdentityTransform()

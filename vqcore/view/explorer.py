@@ -190,7 +190,8 @@ class _Canvas:
     def png(self, state):
         encoded = io.BytesIO()
         # One palette for all frames: a seventh of the time of true colours, and less than half of the bytes.
-        frame = Image.fromarray(self.pixels(state)).convert("RGB").quantize(palette=self.palette, dither=Image.Dither.NONE)
+        frame = Image.fromarray(self.pixels(state)).convert("RGB")
+        frame = frame.quantize(palette=self.palette, dither=Image.Dither.NONE)
         frame.save(encoded, "png", compress_level=1)
         return encoded.getvalue()
 
@@ -212,7 +213,7 @@ class _Canvas:
 
 
 def _palette(pixels):
-    """256 colours as a Pillow image: those of a first frame, every role, and those of a quantity to come, full and pale."""
+    """256 colours as a Pillow image: every role, those of a quantity, full and pale, and those of a first frame."""
     quantized = Image.fromarray(pixels).convert("RGB").quantize(N_OWN, method=Image.Quantize.MEDIANCUT)
     own = np.array(quantized.getpalette()[: 3 * N_OWN]).reshape(-1, 3)
     # Pillow looks colours up in boxes, where a nearly white entry would be taken for white.

@@ -21,7 +21,7 @@ ALIGN = {"left": 0.0, "center": 0.5, "right": 1.0}
 
 
 def letters(text, font=None, size=10.5, align="left"):
-    """The outline of one line of text in points, from its base line up and from 0 to the right (or around, or left of it).
+    """The outline of one line of text in points, from its base line up and from 0 to the right, or around it, or left.
 
     Args:
         font: FontProperties; their size is ignored.
@@ -66,7 +66,7 @@ class Titles:
         self.renderer, self._starts = renderer, {}
 
     def draw(self, title):
-        """A left-aligned Text, from outlines; a formula, or a sign that its font does not hold, as matplotlib does it."""
+        """A left-aligned Text, from outlines; a formula, or a sign that its font has not, as matplotlib does it."""
         font, lines = title.get_fontproperties(), title.get_text().split("\n")
         known = get_font(findfont(font))
         if is_math_text(title.get_text()) or not all(known.get_char_index(ord(c)) for line in lines for c in line):
