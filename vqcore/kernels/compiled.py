@@ -69,10 +69,13 @@ def assign(points, codebook):
             _nearest.nearest_on_line(frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
         return codes, sq_dists
     screen = scores.screen(codebook, scores.work_type(points, codebook))
+    first_look, found = halves(codebook, screen, len(points)), _nearest.Found(codes, sq_dists, np.empty(0))
     with threads_for(len(points) * (codebook.size // 8 + 16)):
-        found = _nearest.Found(codes, sq_dists, np.empty(0))
-        n_slabs = int(np.clip(len(points) // 1024, 1, 256))
-        _nearest.nearest(frozen(points), codebook, screen, halves(codebook, screen, len(points)), found, n_slabs)
+        if first_look is None:
+            _nearest.nearest(frozen(points), codebook, screen, found)
+        else:
+            n_slabs = int(np.clip(len(points) // 1024, 1, 256))
+            _nearest.nearest_by_halves(frozen(points), codebook, screen, first_look, found, n_slabs)
     return codes, sq_dists
 
 
@@ -125,7 +128,7 @@ def _extents(values):
     for run in range(len(lows)):
         here = values[run * size : (run + 1) * size]
         # Lanes side by side go into SIMD registers; a NaN stays in its lane's sum, which is zero otherwise.
-        low, high, odd = here[:1].repeat(lanes), here[:1].repeat(lanes), np.zeros(lanes, values.dtype)
+        low, high, odd = np.full(lanes, here[0]), np.full(lanes, here[0]), np.zeros(lanes, values.dtype)
         for start in range(0, len(here) - lanes + 1, lanes):
             row = here[start : start + lanes]
             for i in range(lanes):
@@ -134,8 +137,9 @@ def _extents(values):
                 odd[i] += row[i] * 0
         for x in here[len(here) // lanes * lanes :]:
             low[0], high[0], odd[0] = min(low[0], x), max(high[0], x), odd[0] + x * 0
-        bad = odd.sum()
-        lows[run], highs[run] = low.min() + bad, high.max() + bad
+        for i in range(lanes):
+            low[0], high[0], odd[0] = min(low[0], low[i]), max(high[0], high[i]), odd[0] + (odd[i] if i > 0 else 0)
+        lows[run], highs[run] = low[0] + odd[0], high[0] + odd[0]
     return lows, highs
 
 

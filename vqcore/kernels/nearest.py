@@ -49,8 +49,21 @@ def queue_for(size):
 
 
 @njit(parallel=True, cache=True, nogil=True)
-def nearest(points, codebook, screen, halves, found, n_slabs):
-    """Find the nearest codewords of points (n, dim) in a float64 codebook (n_codewords, dim)."""
+def nearest(points, codebook, screen, found):
+    """Find the nearest codewords of points (n, dim) in a float64 codebook (n_codewords, dim), by scores alone."""
+    codes, sq_dists, n = found.codes, found.sq_dists, len(points)
+    for block in prange((n + LANES - 1) // LANES):
+        start = block * LANES
+        rows, lane_codes = points[start : min(start + LANES, n)], np.zeros(LANES, np.int32)
+        _nearest_of_block(rows, codebook, screen, lane_codes)
+        for lane in range(len(rows)):
+            codes[start + lane] = lane_codes[lane]
+            sq_dists[start + lane] = sq_dist(rows, lane, codebook, lane_codes[lane])
+
+
+@njit(parallel=True, cache=True, nogil=True)
+def nearest_by_halves(points, codebook, screen, halves, found, n_slabs):
+    """As `nearest`, after a first look at halves."""
     n = len(points)
     for slab in prange(n_slabs):
         _nearest_of_slab(points, slab * n // n_slabs, (slab + 1) * n // n_slabs, codebook, screen, halves, found)
@@ -58,15 +71,6 @@ def nearest(points, codebook, screen, halves, found, n_slabs):
 
 @njit(nogil=True)
 def _nearest_of_slab(points, first, last, codebook, screen, halves, found):
-    if halves is None:
-        codes, sq_dists, lane_codes = found.codes, found.sq_dists, np.zeros(LANES, np.int32)
-        for start in range(first, last, LANES):
-            block = points[start : min(start + LANES, last)]
-            _nearest_of_block(block, codebook, screen, lane_codes)
-            for lane in range(len(block)):
-                codes[start + lane] = lane_codes[lane]
-                sq_dists[start + lane] = sq_dist(block, lane, codebook, lane_codes[lane])
-        return
     queue, room = queue_for(LANES), room_for(halves)
     for start in range(first, last, LANES):
         end = min(start + LANES, last)
@@ -80,33 +84,40 @@ def _nearest_of_slab(points, first, last, codebook, screen, halves, found):
 def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
     """Find the nearest codewords of the points in doubt, LANES at a time; fewer wait on, unless `all_of_them` are due."""
     waiting, doubtful, unsure, done = queue.waiting, queue.doubtful, queue.unsure, 0
-    while waiting[0] - done >= LANES or (all_of_them and waiting[0] > done):
-        some = doubtful[done : min(done + LANES, waiting[0])]
-        done += len(some)
-        looked = False
-        if halves is not None:
-            # Halves that leave half the points in doubt cost more than they spare.
-            looked = waiting[2] < 4 * LANES or 2 * waiting[3] < waiting[2]
-            if looked:
-                search_halves(points, some, halves, room)
-                before = waiting[1]
-                _settle_by_halves(points, some, codebook, screen.floor, halves, room, queue, found)
-                waiting[2], waiting[3] = waiting[2] + len(some), waiting[3] + waiting[1] - before
-        if not looked:
-            for i in some:
-                unsure[waiting[1]] = i
-                waiting[1] += 1
-        if waiting[1] >= LANES:
-            _settle_by_scores(points, unsure[:LANES], codebook, screen, queue, found)
-            waiting[1] -= LANES
+    while True:
+        left = waiting[0] - done
+        if waiting[1] >= LANES or (all_of_them and left == 0 and waiting[1] > 0):
+            _settle_by_scores(points, unsure[: min(LANES, waiting[1])], codebook, screen, queue, found)
+            waiting[1] = max(waiting[1] - LANES, 0)
             for i in range(waiting[1]):
                 unsure[i] = unsure[LANES + i]
+        elif left >= LANES or (all_of_them and left > 0):
+            some = doubtful[done : done + min(left, LANES)]
+            done += len(some)
+            _look_at(points, some, codebook, screen.floor, halves, room, queue, found)
+        else:
+            break
     waiting[0] -= done
     for i in range(waiting[0]):
         doubtful[i] = doubtful[done + i]
-    if all_of_them and waiting[1] > 0:
-        _settle_by_scores(points, unsure[: waiting[1]], codebook, screen, queue, found)
-        waiting[1] = 0
+
+
+@njit(nogil=True)
+def _look_at(points, some, codebook, floor, halves, room, queue, found):
+    """Settle what halves can settle of some points; the others become unsure."""
+    waiting, looked = queue.waiting, False
+    if halves is not None:
+        # Halves that leave half the points in doubt cost more than they spare.
+        looked = waiting[2] < 4 * LANES or 2 * waiting[3] < waiting[2]
+        if looked:
+            before = waiting[1]
+            search_halves(points, some, halves, room)
+            _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
+            waiting[2], waiting[3] = waiting[2] + len(some), waiting[3] + waiting[1] - before
+    if not looked:
+        for i in some:
+            queue.unsure[waiting[1]] = i
+            waiting[1] += 1
 
 
 @njit(nogil=True)
