@@ -72,8 +72,9 @@ class Titles:
         if is_math_text(title.get_text()) or not all(known.get_char_index(ord(c)) for line in lines for c in line):
             return title.draw(self.renderer)
         if (title, len(lines)) not in self._starts:
-            # Lines of one title are equally high, so it is measured once.
-            self._starts[title, len(lines)] = [at for _, _, at in title._get_layout(self.renderer)[1]]
+            # Lines of one title are equally high, so it is measured once. Up to matplotlib 3.10 x and y stand apart.
+            found = title._get_layout(self.renderer)[1]
+            self._starts[title, len(lines)] = [np.ravel(line[2:]).tolist() for line in found]
         x, y = title.get_transform().transform(title.get_position())
         gc = self.renderer.new_gc()
         gc.set_linewidth(0)
