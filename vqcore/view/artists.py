@@ -36,7 +36,7 @@ class Arrows(PolyCollection):
     @allow_rasterization
     def draw(self, renderer):
         # Where points and data meet is known only now: a layout may have moved the Axes.
-        scale = self.get_figure(root=True).dpi / 72
+        scale = self.figure.dpi / 72
         tails, tips = (self.axes.transData.transform(ends) for ends in (self.tails, self.tips))
         self.set_verts(_outlines(tails, tips, *(scale * np.array([*self.shorter, self.width, *HEAD]))))
         super().draw(renderer)
@@ -86,7 +86,7 @@ class Words(Artist):
             return
         gc = renderer.new_gc()
         self._set_gc_clip(gc)
-        scale = self.get_figure(root=True).dpi / 72
+        scale = self.figure.dpi / 72
         font = FontProperties(family="DejaVu Sans", weight=self.weight)
         paths = [letters(text, font, self.size, self.align) for text in self.texts]
         inside = self.axes.viewLim.contains
@@ -115,7 +115,7 @@ class Photograph(AxesImage):
     """
 
     def __init__(self, ax, image, extent, smooth=True):
-        super().__init__(ax, extent=extent, origin="upper", interpolation="auto" if smooth else "nearest")
+        super().__init__(ax, extent=extent, origin="upper", interpolation="antialiased" if smooth else "nearest")
         self.smooth = smooth
         self.set_data(image)
         self.set_clip_path(ax.patch)

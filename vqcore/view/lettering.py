@@ -78,7 +78,7 @@ class Titles:
         x, y = title.get_transform().transform(title.get_position())
         gc = self.renderer.new_gc()
         gc.set_linewidth(0)
-        scale = title.get_figure(root=True).dpi / 72
+        scale = title.figure.dpi / 72
         for line, (right, up) in zip(lines, self._starts[title, len(lines)]):
             outline = letters(line.replace(r"\$", "$"), font, title.get_fontsize())
             place = Affine2D().scale(scale).translate(x + right, y + up)
