@@ -86,45 +86,47 @@ def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
     waiting, doubtful, unsure, done = queue.waiting, queue.doubtful, queue.unsure, 0
     while True:
         left = waiting[0] - done
-        if waiting[1] >= LANES or (all_of_them and left == 0 and waiting[1] > 0):
-            _settle_by_scores(points, unsure[: min(LANES, waiting[1])], codebook, screen, queue, found)
-            waiting[1] = max(waiting[1] - LANES, 0)
-            for i in range(waiting[1]):
-                unsure[i] = unsure[LANES + i]
+        by_halves_left = waiting[1] >= LANES or (all_of_them and left == 0 and waiting[1] > 0)
+        if by_halves_left:
+            some = unsure[: min(LANES, waiting[1])]
         elif left >= LANES or (all_of_them and left > 0):
             some = doubtful[done : done + min(left, LANES)]
             done += len(some)
-            _look_at(points, some, codebook, screen.floor, halves, room, queue, found)
+            if _looked_at(points, some, codebook, screen.floor, halves, room, queue, found):
+                continue
         else:
             break
+        _settle_by_scores(points, some, codebook, screen, queue, found)
+        if by_halves_left:
+            waiting[1] -= len(some)
+            for i in range(waiting[1]):
+                unsure[i] = unsure[LANES + i]
     waiting[0] -= done
     for i in range(waiting[0]):
         doubtful[i] = doubtful[done + i]
 
 
 @njit(nogil=True)
-def _look_at(points, some, codebook, floor, halves, room, queue, found):
-    """Settle what halves can settle of some points; the others become unsure."""
-    waiting, looked = queue.waiting, False
-    if halves is not None:
-        # Halves that leave half the points in doubt cost more than they spare.
-        looked = waiting[2] < 4 * LANES or 2 * waiting[3] < waiting[2]
-        if looked:
-            before = waiting[1]
-            search_halves(points, some, halves, room)
-            _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
-            waiting[2], waiting[3] = waiting[2] + len(some), waiting[3] + waiting[1] - before
-    if not looked:
-        for i in some:
-            queue.unsure[waiting[1]] = i
-            waiting[1] += 1
+def _looked_at(points, some, codebook, floor, halves, room, queue, found):
+    """Whether halves were looked at: then some points are settled, and the others unsure."""
+    if halves is None:
+        return False
+    waiting = queue.waiting
+    # Halves that leave half the points in doubt cost more than they spare.
+    if waiting[2] >= 4 * LANES and 2 * waiting[3] >= waiting[2]:
+        return False
+    before = waiting[1]
+    search_halves(points, some, halves, room)
+    _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
+    waiting[2], waiting[3] = waiting[2] + len(some), waiting[3] + waiting[1] - before
+    return True
 
 
 @njit(nogil=True)
 def _settle_by_halves(points, some, codebook, floor, halves, room, queue, found):
     """Keep what the lowest scores tell of some points; the others become unsure."""
     scores, measures, sq_bounds = room.lowest, room.measures, np.empty(LANES)
-    tags, tag, codes = scores.view(np.uint32), np.uint32(halves.tag), np.empty(LANES, np.int64)
+    tags, tag, codes = scores.view(np.uint32), np.uint32(halves.tag), np.empty(LANES, np.int32)
     largest, half_error, slack, n_tags = halves.largest, halves.error, halves.slack, halves.tag
     exactly = 1 - (points.shape[1] + 6) * EPS32
     for lane in range(len(some)):
@@ -149,19 +151,19 @@ def _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
 @njit(fastmath=FAST, nogil=True)
 def _settle_by_scores(points, some, codebook, screen, queue, found):
     """Keep the codes of at most LANES points."""
-    dim, codes, sq_bounds = points.shape[1], np.empty(LANES, np.int64), np.empty(LANES)
+    dim, codes, sq_bounds = points.shape[1], np.zeros(LANES, np.int32), np.empty(LANES)
     # Feature d of lane i is lanes[d * LANES + i].
-    lanes, lane_codes = np.zeros(dim * LANES, screen.scores_by.dtype), np.zeros(LANES, np.int32)
+    lanes = np.zeros(dim * LANES, screen.scores_by.dtype)
     for lane in range(len(some)):
         row, shift = points[some[lane]], screen.shift
         for d in range(dim):
             lanes[d * LANES + lane] = row[d] - shift[d]
-    sq_norms, best, second = search_lanes(lanes, screen, lane_codes)
+    sq_norms, best, second = search_lanes(lanes, screen, codes)
     largest, slack, floor, exactly = screen.largest, screen.slack, screen.floor, 1 - (dim + 6) * np.finfo(lanes.dtype).eps
     for lane in range(len(some)):
         sq_norm, runner_up = np.float64(sq_norms[lane]), np.float64(second[lane])
         error = error_of_scores(np.sqrt(sq_norm), largest, slack, floor)
-        codes[lane], sq_bounds[lane] = lane_codes[lane], exactly * sq_norm + 2 * runner_up - error
+        sq_bounds[lane] = exactly * sq_norm + 2 * runner_up - error
         if len(codebook) > 1 and not runner_up - np.float64(best[lane]) > error:
             codes[lane] = decide(points, some[lane], codebook)
     _keep(points, some, codes, sq_bounds, codebook, queue, found)
