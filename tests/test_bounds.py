@@ -74,6 +74,10 @@ def test_bounds_lie_below_all_other_distances(dtype, n_codewords, dim):
         assert (bounds <= others).all()
         if steps.n_searched == 700 and n_codewords > 1:
             assert (bounds > 0.9 * others).all()
+    # Where all codewords are one there is no room for a bound.
+    steps = Steps(np.ones((70, 33), dtype))
+    steps.moments(np.ones((64, 33)))
+    assert (steps.found.bounds <= 0).all()
 
 
 def test_points_at_rest_are_not_searched():

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from numba import njit
 
 from vqcore.kernels import compiled
+from vqcore.kernels.bounds import Steps
 from vqcore.kernels.compiling import frozen
 from vqcore.kernels.halves import RANKS, WORKS, error_of_halves, halves, room_for, search_halves
 from vqcore.kernels.scores import screen
@@ -91,6 +92,40 @@ def test_scales_and_outliers(scale, outlier):
     assert_exact(points, codebook)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("scale", [1e-19, 1e-22, 1e-25, 1e-40])
+def test_small_differences_beside_a_constant_column(dtype, scale):
+    """What is left of a codebook when its mean is taken off may lie far below what float32 can square."""
+    rng = np.random.default_rng(7)
+    codebook, points = np.zeros((128, 33)), np.zeros((300, 33), dtype)
+    codebook[:, 0] = points[:, 0] = 1.0
+    codebook[:, 1:] = scale * rng.standard_normal((128, 32))
+    points[:, 1:] = scale * rng.standard_normal((300, 32))
+    apart = points[:, None].astype(np.float64) - codebook
+    # Squares of what lies beneath float64's range would vanish.
+    expected = ((apart / scale) ** 2).sum(axis=2).argmin(axis=1)
+    assert np.array_equal(compiled.assign(points, codebook)[0], expected)
+    steps = Steps(points)
+    codes, *_ = steps.moments(codebook)
+    dists = np.sqrt((apart**2).sum(axis=2))
+    dists[np.arange(300), codes] = np.inf
+    assert (steps.found.bounds <= dists.min(axis=1)).all()
+
+
+@pytest.mark.parametrize("dtype, center, apart", [(np.float64, 1e4, 1e-12), (np.float32, 1e14, 1e-4)])
+def test_no_code_depends_on_other_points(dtype, center, apart):
+    """Points so far away that float64 hardly tells their codewords apart, alone and behind hundreds that nothing settles."""
+    rng = np.random.default_rng(8)
+    half = rng.standard_normal((40, 40))
+    codebook = np.vstack([half, half + apart * rng.standard_normal(half.shape)])
+    points = (center * rng.standard_normal((380, 40))).astype(dtype)
+    between = (codebook[rng.integers(80, size=640)] + 1e-3 * rng.standard_normal((640, 40))).astype(dtype)
+    alone = compiled.assign(points, codebook)[0]
+    assert np.array_equal(compiled.assign(np.vstack([between, points]), codebook)[0][640:], alone)
+    assert np.array_equal(compiled.assign(points[::-1].copy(), codebook)[0][::-1], alone)
+    assert np.array_equal(Steps(points).moments(codebook)[0], alone)
+
+
 @njit
 def _lowest_scores(points, halves, scores, measures):
     room, some = room_for(halves), np.arange(len(points))
@@ -104,7 +139,7 @@ def looked_at(points, codebook):
     coarse = halves(codebook, precise, len(points))
     scores, measures = np.zeros(RANKS * LANES, np.float32), np.zeros(2 * LANES, np.float32)
     _lowest_scores(frozen(points), coarse, scores, measures)
-    of_book = coarse.largest, coarse.error, coarse.slack, coarse.tag, precise.floor
+    of_book = points.shape[1], coarse.largest, coarse.error, coarse.slack, coarse.tag, precise.floor
     errors = [error_of_halves.py_func(*pair, *of_book) for pair in measures.reshape(2, LANES).T]
     moved, shift = codebook - precise.shift, precise.shift.astype(np.float64)
     exact = (moved**2).sum(axis=1) / 2 - (points - shift) @ moved.T

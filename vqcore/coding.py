@@ -63,11 +63,9 @@ def edges_between(ascending):
     `assign`. The first of equal codewords owns their cell, so the edges between the copies are its upper end.
     """
     below, above = ascending[:-1], ascending[1:]
-    if (below < above).all():
-        edges = below + (above - below) / 2
-    else:
+    if not (below < above).all():
         above = np.append(ascending, np.inf)[np.searchsorted(ascending, below, side="right")]
-        edges = np.where(np.isinf(above), np.inf, below + (np.where(np.isinf(above), below, above) - below) / 2)
+    edges = (below + above) / 2
     with np.errstate(invalid="ignore"):
         far = edges - below > above - edges
     return np.where(far, np.nextafter(edges, -np.inf), edges) if far.any() else edges

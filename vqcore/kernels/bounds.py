@@ -11,7 +11,7 @@ import numpy as np
 from vqcore.kernels import compiled, halves, scores
 from vqcore.kernels.compiling import frozen, njit, prange, threads_for
 from vqcore.kernels.halves import room_for
-from vqcore.kernels.nearest import Found, queue_for, settle, sq_dist
+from vqcore.kernels.nearest import IN_DOUBT, UNSURE, Found, queue_for, settle, sq_dist
 
 CHUNK = 256  # points that are looked at, searched and added up while they are in the cache
 
@@ -93,24 +93,25 @@ def _step_of_slab(points, first, last, weights, codebook, screen, halves, drifts
 @njit(nogil=True)
 def _settled(queue, end):
     """Up to which point none waits."""
-    if queue.waiting[1] > 0:
+    if queue.waiting[UNSURE] > 0:
         return queue.unsure[0]
-    return queue.doubtful[0] if queue.waiting[0] > 0 else end
+    return queue.doubtful[0] if queue.waiting[IN_DOUBT] > 0 else end
 
 
 @njit(nogil=True)
 def _look(points, start, end, codebook, drifts, found, queue):
     """Bring bounds and squared distances up to date; queue, and count, points that may have another nearest codeword."""
-    waiting, codes, bounds, sq_dists = queue.waiting[0], found.codes, found.bounds, found.sq_dists
+    waiting, codes, bounds, sq_dists = queue.waiting[IN_DOUBT], found.codes, found.bounds, found.sq_dists
     before = waiting
     for i in range(start, end):
         sq_dists[i] = sq_dist(points, i, codebook, codes[i])
-        bounds[i] -= drifts[codes[i]]
+        # Rounded down: thousands of steps may add up.
+        bounds[i] = (bounds[i] - drifts[codes[i]]) * (1 - 2.0**-52)
         # A hair's breadth for the rounding of both sides; not `>=`, so that a NaN is in doubt.
         if not np.sqrt(sq_dists[i]) * (1 + 1e-12) < bounds[i]:
             queue.doubtful[waiting] = i
             waiting += 1
-    queue.waiting[0] = waiting
+    queue.waiting[IN_DOUBT] = waiting
     return waiting - before
 
 

@@ -1,27 +1,43 @@
 """How the compiled loops come to run: how many threads, where they are kept between processes, what a user is told."""
 
 import atexit
+import hashlib
 import os
 import shutil
 import sys
 import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import numba
 import numpy as np
-from numba import njit, prange  # noqa: F401 - the loops take them from here, so that what is set up here holds for all
+from numba import prange  # noqa: F401 - the loops take it from here, so that what is set up here holds for all
 from numba.core import event
 
+_SOURCES = hashlib.blake2b(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 SMALL = 2**19  # operations that one thread does sooner than others wake up
 
 
 def _keep_somewhere():
     """Where neither the package's folder nor the user's cache can be written, compiled loops last for the process."""
     try:
-        njit(cache=True)(_keep_somewhere)
+        numba.njit(cache=True)(_keep_somewhere)
     except RuntimeError:
         numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="vqcore-")
         atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
+
+
+def njit(*function, **options):
+    """numba's own, but what it kept is only used again while *no* source of a loop has changed.
+
+    numba looks at the file of the function alone, though the functions that this one calls are compiled into it.
+    """
+    if not function:
+        return lambda function: njit(function, **options)
+    compiled = numba.njit(**options)(*function)
+    if options.get("cache"):
+        compiled._cache._cache_file._source_stamp = _SOURCES
+    return compiled
 
 
 class _Word(event.Listener):

@@ -1,7 +1,7 @@
 """A first look at scores in bfloat16, at twice the speed that any product in float32 can have.
 
 A bfloat16 keeps the upper half of the bits of a float32. Processors with AVX512_BF16 multiply two pairs of them and
-add both products, exact, to a float32 in the time of one product of float32. How far points and codewords lie from
+add both products to a float32 in the time of one product of float32; only the sums are rounded. How far points and codewords lie from
 their halves is known, hence by Cauchy and Schwarz what a score may err by: the RANKS lowest scores settle nearly every
 point, and those that they leave are searched in full precision (`scores`).
 """
@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import njit
-from vqcore.kernels.scores import slack_of, within_float32
+from vqcore.kernels.scores import error_of_distances, slack_of, within_float32
 from vqcore.kernels.vectors import (
     FEATURES, FLOAT, FOLD, INT32, INT64, LANES, TILE, load, n_columns, pointer_to, splat, store, sums_of_products,
 )  # fmt: skip
@@ -65,7 +65,7 @@ def halves(codebook, screen, n):
     """
     n_codewords, dim = codebook.shape
     pays = n * codebook.size >= WORTH and dim * screen.shift.itemsize >= 128 and 64 <= n_codewords <= MOST_CODEWORDS
-    if not (WORKS and pays and within_float32(codebook)):
+    if not (WORKS and pays and within_float32(screen.scores_by)):
         return None
     n_pairs = (dim + 1) // 2
     values = np.zeros((len(screen.scores_by), 2 * n_pairs), np.float32)
@@ -73,7 +73,7 @@ def halves(codebook, screen, n):
     bits = values.view(np.uint32)
     rounded = (bits + (0x7FFF + (bits >> 16 & 1))) & np.uint32(0xFFFF0000)
     half_norms = np.minimum(screen.half_norms, _BEYOND, dtype=np.float32)
-    # Rounding to the working precision moved a codeword too: by less than a thousandth of this.
+    # A thousandth more for the rounding of these sums, and a millionth of a codeword for that to float32 before.
     apart = rounded.view(np.float32) - values
     error = 1.001 * float(np.sqrt(np.einsum("ij,ij->i", apart, apart).max())) + 1e-6 * screen.largest
     return Halves(
@@ -83,14 +83,15 @@ def halves(codebook, screen, n):
 
 
 @njit(inline="always")
-def error_of_halves(sq_norm, sq_error, largest, half_error, slack, tag, floor):
+def error_of_halves(sq_norm, sq_error, dim, largest, half_error, slack, tag, floor):
     """What two scores may err by, together, of a point with this squared norm and squared distance from its halves."""
     # A hundredth more for the rounding of these very sums.
     error = 1.01 * np.sqrt(np.float64(sq_error))
     norm = 1.01 * np.sqrt(np.float64(sq_norm)) + error
     by_halves = error * largest + norm * half_error
     by_tags = tag * 2.0**-23 * largest * (largest / 2 + norm)
-    return floor + 2 * (by_halves + 1.01 * by_tags) + slack * (largest + 2 * norm)
+    by_rounding = floor + slack * (largest + 2 * norm) + error_of_distances(np.float64(sq_norm), dim)
+    return 2 * (by_halves + 1.01 * by_tags) + by_rounding
 
 
 @njit(nogil=True)
@@ -256,7 +257,7 @@ def _fold(typing, lanes, pairs, half_norms, code, tag, lowest):
             for code, row in zip(here, sums):
                 bits = builder.and_(builder.bitcast(row[v], ints), untagged)
                 tagged = builder.or_(bits, splat(builder, builder.trunc(code, INT32), N))
-                lowest = _lowest(builder, lowest, builder.bitcast(tagged, reals))
+                lowest = _ordered(builder, lowest, builder.bitcast(tagged, reals))
             for value, place in zip(lowest, places):
                 store(builder, value, place)
         return context.get_dummy_value()
@@ -264,7 +265,7 @@ def _fold(typing, lanes, pairs, half_norms, code, tag, lowest):
     return types.void(*given), generate
 
 
-def _lowest(builder, kept, score):
+def _ordered(builder, kept, score):
     """The lowest scores in order, when one more has been seen."""
     lowest = []
     for other in kept:

@@ -12,10 +12,11 @@ import numpy as np
 
 from vqcore.kernels.compiling import njit, prange
 from vqcore.kernels.halves import RANKS, error_of_halves, room_for, search_halves
-from vqcore.kernels.scores import FAST, Screen, error_of_scores, search_lanes
+from vqcore.kernels.scores import FAST, Screen, error_of_scores, parted, search_lanes
 from vqcore.kernels.vectors import LANES
 
 EPS32 = float(np.finfo(np.float32).eps)
+IN_DOUBT, UNSURE, LOOKED_AT, LEFT = range(4)
 
 
 class Found(NamedTuple):
@@ -33,7 +34,8 @@ class Queue(NamedTuple):
     """Points that wait until LANES of them can be looked at together: how many of both kinds, and which.
 
     Attributes:
-        waiting: numbers of points in doubt and of points that halves left in doubt, and of those looked at by halves.
+        waiting: how many are IN_DOUBT, and how many UNSURE, which halves left in doubt; how many points were LOOKED_AT
+            by halves so far, and how many of these became unsure: were LEFT.
         doubtful, unsure: indices of points, ascending.
     """
 
@@ -75,8 +77,8 @@ def _nearest_of_slab(points, first, last, codebook, screen, halves, found):
     for start in range(first, last, LANES):
         end = min(start + LANES, last)
         for i in range(start, end):
-            queue.doubtful[queue.waiting[0] + i - start] = i
-        queue.waiting[0] += end - start
+            queue.doubtful[queue.waiting[IN_DOUBT] + i - start] = i
+        queue.waiting[IN_DOUBT] += end - start
         settle(points, codebook, screen, halves, room, queue, found, end == last)
 
 
@@ -85,10 +87,10 @@ def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
     """Find the nearest codewords of the points in doubt, LANES at a time; fewer wait on, unless `all_of_them` are due."""
     waiting, doubtful, unsure, done = queue.waiting, queue.doubtful, queue.unsure, 0
     while True:
-        left = waiting[0] - done
-        by_halves_left = waiting[1] >= LANES or (all_of_them and left == 0 and waiting[1] > 0)
+        left = waiting[IN_DOUBT] - done
+        by_halves_left = waiting[UNSURE] >= LANES or (all_of_them and left == 0 and waiting[UNSURE] > 0)
         if by_halves_left:
-            some = unsure[: min(LANES, waiting[1])]
+            some = unsure[: min(LANES, waiting[UNSURE])]
         elif left >= LANES or (all_of_them and left > 0):
             some = doubtful[done : done + min(left, LANES)]
             done += len(some)
@@ -98,11 +100,11 @@ def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
             break
         _settle_by_scores(points, some, codebook, screen, queue, found)
         if by_halves_left:
-            waiting[1] -= len(some)
-            for i in range(waiting[1]):
+            waiting[UNSURE] -= len(some)
+            for i in range(waiting[UNSURE]):
                 unsure[i] = unsure[LANES + i]
-    waiting[0] -= done
-    for i in range(waiting[0]):
+    waiting[IN_DOUBT] -= done
+    for i in range(waiting[IN_DOUBT]):
         doubtful[i] = doubtful[done + i]
 
 
@@ -113,12 +115,12 @@ def _looked_at(points, some, codebook, floor, halves, room, queue, found):
         return False
     waiting = queue.waiting
     # Halves that leave half the points in doubt cost more than they spare.
-    if waiting[2] >= 4 * LANES and 2 * waiting[3] >= waiting[2]:
+    if waiting[LOOKED_AT] >= 4 * LANES and 2 * waiting[LEFT] >= waiting[LOOKED_AT]:
         return False
-    before = waiting[1]
+    before = waiting[UNSURE]
     search_halves(points, some, halves, room)
     _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
-    waiting[2], waiting[3] = waiting[2] + len(some), waiting[3] + waiting[1] - before
+    waiting[LOOKED_AT], waiting[LEFT] = waiting[LOOKED_AT] + len(some), waiting[LEFT] + waiting[UNSURE] - before
     return True
 
 
@@ -128,19 +130,19 @@ def _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
     scores, measures, sq_bounds = room.lowest, room.measures, np.empty(LANES)
     tags, tag, codes = scores.view(np.uint32), np.uint32(halves.tag), np.empty(LANES, np.int32)
     largest, half_error, slack, n_tags = halves.largest, halves.error, halves.slack, halves.tag
-    exactly = 1 - (points.shape[1] + 6) * EPS32
+    dim = points.shape[1]
+    shrunk = 1 - (dim + 6) * EPS32
     for lane in range(len(some)):
-        sq_norm, best = np.float64(measures[lane]), np.float64(scores[lane])
-        error = error_of_halves(sq_norm, measures[LANES + lane], largest, half_error, slack, n_tags, floor)
-        # How many may be the nearest; not `<=`, so that a NaN is in doubt.
-        rank = 1
-        while rank < RANKS and not np.float64(scores[rank * LANES + lane]) - best > error:
+        sq_norm, best = np.float64(measures[lane]), scores[lane]
+        error = error_of_halves(sq_norm, measures[LANES + lane], dim, largest, half_error, slack, n_tags, floor)
+        rank = 1  # how many may be the nearest
+        while rank < RANKS and not parted(best, scores[rank * LANES + lane], error):
             rank += 1
         if rank == RANKS:
             codes[lane] = -1
             continue
         codes[lane] = np.int64(tags[lane] & tag)
-        sq_bounds[lane] = exactly * sq_norm + 2 * np.float64(scores[rank * LANES + lane]) - error
+        sq_bounds[lane] = shrunk * sq_norm + 2 * np.float64(scores[rank * LANES + lane]) - error
         if rank > 1:
             candidates = tags[lane : rank * LANES : LANES]
             codes[lane], second = decide_among(points, some[lane], codebook, candidates, tag)
@@ -159,12 +161,12 @@ def _settle_by_scores(points, some, codebook, screen, queue, found):
         for d in range(dim):
             lanes[d * LANES + lane] = row[d] - shift[d]
     sq_norms, best, second = search_lanes(lanes, screen, codes)
-    largest, slack, floor, exactly = screen.largest, screen.slack, screen.floor, 1 - (dim + 6) * np.finfo(lanes.dtype).eps
+    largest, slack, floor, shrunk = screen.largest, screen.slack, screen.floor, 1 - (dim + 6) * np.finfo(lanes.dtype).eps
     for lane in range(len(some)):
-        sq_norm, runner_up = np.float64(sq_norms[lane]), np.float64(second[lane])
-        error = error_of_scores(np.sqrt(sq_norm), largest, slack, floor)
-        sq_bounds[lane] = exactly * sq_norm + 2 * runner_up - error
-        if len(codebook) > 1 and not runner_up - np.float64(best[lane]) > error:
+        sq_norm = np.float64(sq_norms[lane])
+        error = error_of_scores(sq_norm, dim, largest, slack, floor)
+        sq_bounds[lane] = shrunk * sq_norm + 2 * np.float64(second[lane]) - error
+        if len(codebook) > 1 and not parted(best[lane], second[lane], error):
             codes[lane] = decide(points, some[lane], codebook)
     _keep(points, some, codes, sq_bounds, codebook, queue, found)
 
@@ -177,7 +179,7 @@ def _keep(points, some, codes, sq_bounds, codebook, queue, found):
     score that was not, less what one score may err by, or lies farther than one that has.
     """
     all_codes, sq_dists, bounds = found.codes, found.sq_dists, found.bounds
-    unsure, n_unsure, bounded = queue.unsure, queue.waiting[1], len(found.bounds) > 0
+    unsure, n_unsure, bounded = queue.unsure, queue.waiting[UNSURE], len(found.bounds) > 0
     for lane in range(len(some)):
         i, code = some[lane], codes[lane]
         if code < 0:
@@ -188,7 +190,7 @@ def _keep(points, some, codes, sq_bounds, codebook, queue, found):
             all_codes[i], sq_dists[i] = code, sq_dist(points, i, codebook, code)
         if bounded:
             bounds[i] = np.sqrt(sq_bounds[lane]) * (1 - 1e-12) if sq_bounds[lane] > 0 else 0.0
-    queue.waiting[1] = n_unsure
+    queue.waiting[UNSURE] = n_unsure
 
 
 @njit(parallel=True, cache=True, nogil=True)
@@ -220,8 +222,8 @@ def _nearest_of_block(block, codebook, screen, lane_codes):
     norms, best, second = search_lanes(lanes, screen, lane_codes)
     largest, slack, floor = screen.largest, screen.slack, screen.floor
     for i in range(size):
-        error = error_of_scores(np.sqrt(np.float64(norms[i])), largest, slack, floor)
-        if len(codebook) > 1 and not np.float64(second[i] - best[i]) > error:
+        error = error_of_scores(np.float64(norms[i]), dim, largest, slack, floor)
+        if len(codebook) > 1 and not parted(best[i], second[i], error):
             lane_codes[i] = decide(block, i, codebook)
 
 

@@ -52,9 +52,9 @@ def work_type(points, codebook):
     return np.float32 if points.dtype == np.float32 and within_float32(codebook) else np.float64
 
 
-def within_float32(codebook):
-    """Whether squares of codewords, and sums of many of them, stay within the range of float32."""
-    return 1e-12 < np.abs(codebook).max() < 1e15
+def within_float32(values):
+    """Whether the squares of the largest values, and sums of many of them, stay within the range of float32."""
+    return 1e-12 < np.abs(values).max() < 1e15
 
 
 def screen(codebook, work):
@@ -83,9 +83,21 @@ def slack_of(dim, work):
 
 
 @njit(inline="always")
-def error_of_scores(norm, largest, slack, floor):
-    """What two scores of a point with this norm may err by, together."""
-    return floor + slack * (largest + 2.02 * norm)
+def error_of_scores(sq_norm, dim, largest, slack, floor):
+    """What two scores of a point with this squared norm may err by, together."""
+    return floor + slack * (largest + 2.02 * np.sqrt(sq_norm)) + error_of_distances(sq_norm, dim)
+
+
+@njit(inline="always")
+def error_of_distances(sq_norm, dim):
+    """What a squared distance in float64 errs by, so that nothing is told apart by scores that distances cannot tell."""
+    return (dim + 6) * 2.0**-52 * sq_norm
+
+
+@njit(inline="always")
+def parted(best, other, error):
+    """Whether two scores lie so far apart that no error can have swapped them; never for NaN (overflow)."""
+    return np.float64(other) - np.float64(best) > error
 
 
 @njit(fastmath=FAST, nogil=True)

@@ -4,14 +4,16 @@ LLVM's vectorizer leaves running sums in memory between two features. Here they 
 search for the nearest codeword as fast as a matrix product of the same size.
 """
 
-import llvmlite.binding
 import numba
 from llvmlite import ir
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 
 LANES = 64  # points that lie side by side
 FOLD = 4  # codewords that pass over the lanes together
-FEATURES = (numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()).split(",")
+# Those that numba compiles for: it may have been told other ones than the processor has.
+_TOLD = numba.config.CPU_FEATURES
+FEATURES = (get_host_cpu_features() if _TOLD is None else _TOLD).split(",")
 # FOLD sums for each of TILE vectors of lanes fit the registers: there are 32 wide ones with AVX-512.
 VECTOR_BYTES, TILE = (64, 4) if "+avx512f" in FEATURES else (32, 2)
 
