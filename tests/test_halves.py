@@ -116,10 +116,10 @@ def test_small_differences_beside_a_constant_column(dtype, scale):
 def test_no_code_depends_on_other_points(dtype, center, apart):
     """Points so far away that float64 hardly tells their codewords apart, alone and behind hundreds that nothing settles."""
     rng = np.random.default_rng(8)
-    half = rng.standard_normal((40, 40))
-    codebook = np.vstack([half, half + apart * rng.standard_normal(half.shape)])
-    points = (center * rng.standard_normal((380, 40))).astype(dtype)
-    between = (codebook[rng.integers(80, size=640)] + 1e-3 * rng.standard_normal((640, 40))).astype(dtype)
+    pairs = np.repeat(rng.standard_normal((40, 40)), 2, axis=0)
+    pairs[1::2] += apart * rng.standard_normal((40, 40))
+    codebook = np.vstack([pairs, 1e-9 * rng.standard_normal((30, 40))])
+    points, between = (center * rng.standard_normal((380, 40))).astype(dtype), np.zeros((640, 40), dtype)
     alone = compiled.assign(points, codebook)[0]
     assert np.array_equal(compiled.assign(np.vstack([between, points]), codebook)[0][640:], alone)
     assert np.array_equal(compiled.assign(points[::-1].copy(), codebook)[0][::-1], alone)
