@@ -25,7 +25,7 @@ help:
 	@echo "make test       install what is missing and run every test (one file: make test ARGS=tests/test_structure.py)"
 	@echo "make install    only install, into $(VENV) (with another Python: make install PYTHON=python3.12)"
 	@echo "make stress     the slow tests"
-	@echo "make latency    how long from a key to new pixels, for every explorer, in a headless browser"
+	@echo "make latency    how long from a key to new pixels, for every explorer, in a headless browser (some: ARGS=\"images bits\")"
 	@echo "make notebooks  run all notebooks from top to bottom and store what they print and draw"
 	@echo "make figures    take figures/ out of the notebooks (after make notebooks)"
 	@echo "make bench      measure the speed beside other libraries, into figures/benchmarks.md (a quiet quarter of an hour)"
