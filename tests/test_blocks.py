@@ -656,3 +656,10 @@ def test_two_workers_are_nearly_twice_as_fast():
     if ratio(by_hand) < 1.8 and ratio(by_dask) < 1.7:
         pytest.skip(f"others use the second core: two plain threads are {ratio(by_hand):.2f} times as fast as one")
     assert ratio(by_dask) >= 1.7
+
+
+def test_equally_far_points_come_in_order():
+    """Two points are equally far from their mean, whatever rounding says: the lower index comes first."""
+    sq_dists = np.array([1.0, 0.25, 1.0 + 2e-16, 4.0, 1e-40 * (1 + 2e-16), 0.25 - 1e-16, 1e-40])
+    ids, found = passes.farthest(compiled, sq_dists, 2)
+    assert ids.tolist() == [3, 0, 2, 1, 5, 4, 6] and np.array_equal(found, sq_dists[ids])

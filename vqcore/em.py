@@ -203,8 +203,7 @@ def _repaired(cells, state, vacant, eps, rng):
 
 def _farthest(cells, state, wanted):
     """At most `wanted` distinct columns (m, dim), farthest from their codewords first."""
-    # Some spare ones, as many columns may be equal.
-    far, sq_dists = passes.largest(cells.table, state.sq_dists, 64 + 8 * wanted)
+    far, sq_dists = passes.farthest(cells.table, state.sq_dists, wanted)
     places = cells.rows(far[sq_dists > 0])
     _, first = np.unique(places, axis=0, return_index=True)
     return places[np.sort(first)][:wanted]

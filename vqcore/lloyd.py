@@ -188,8 +188,7 @@ def _farthest(cells, sq_dists, wanted):
     """At most `wanted` distinct points (m, dim), farthest from their codewords first."""
     if cells.sample_weight is not None:
         sq_dists = sq_dists * (cells.sample_weight > 0)
-    # Some spare ones, as many points may lie on one spot.
-    far, sq_dists = passes.largest(cells.table, sq_dists, 64 + 8 * wanted)
+    far, sq_dists = passes.farthest(cells.table, sq_dists, wanted)
     places = _rows(cells.table, cells.points, far[sq_dists > 0])
     _, first = np.unique(places, axis=0, return_index=True)
     return places[np.sort(first)][:wanted]

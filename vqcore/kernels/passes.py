@@ -87,6 +87,18 @@ def nearer(table, points, codebook, sq_dists):
     return table.nearer(points, codebook[-1:], sq_dists)
 
 
+def farthest(table, sq_dists, wanted):
+    """At least `wanted` points, if there are as many, farthest first, and their squared distances; some more, as many
+    points may lie on one spot.
+
+    Distances that only rounding can have set apart count as equal, and then the lowest index comes first.
+    """
+    far, sq_dists = largest(table, sq_dists, 64 + 8 * wanted)
+    mantissas, exponents = np.frexp(sq_dists)
+    order = np.lexsort((far, -np.ldexp(np.round(np.ldexp(mantissas, 30)), exponents)))
+    return far[order], sq_dists[order]
+
+
 def largest(table, values, m):
     """Positions of the m largest values, the largest first, of equal ones the first; and the values themselves."""
     if hasattr(table, "largest"):
