@@ -13,6 +13,7 @@ from pathlib import Path
 import browsing
 import psutil
 import pytest
+from studies import wait_until
 
 from vqcore.app import Dashboard
 from vqcore.app.exhibits import EXHIBITS, Exhibit
@@ -247,3 +248,34 @@ def test_it_listens_on_the_loopback_address_alone(app):
     port = int(app[0].rpartition(":")[2])
     listening = {c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port}
     assert listening == {"127.0.0.1"}
+
+
+@browsing.needs_chromium
+def test_a_page_that_is_left_frees_its_place(page, tmp_path):
+    server, address, token = serve(tmp_path, "--visitors=2")
+    visitor = page.context.new_page()
+
+    def is_kernel(process):
+        try:
+            return "ipykernel_launcher" in " ".join(process.cmdline())
+        except psutil.Error:  # it has just ended
+            return False
+
+    def kernels():
+        return list(filter(is_kernel, psutil.Process(server.pid).children()))
+
+    def visit(act):
+        act()
+        visitor.locator("canvas.vqcore-plane").wait_for(timeout=60_000)
+        assert wait_until(lambda: len(kernels()) == 1, 20), kernels()
+
+    try:
+        visit(lambda: visitor.goto(f"{address}/?token={token}"))
+        for _ in range(3):
+            visit(visitor.reload)
+        visitor.goto("about:blank")
+        assert wait_until(lambda: not kernels(), 20)
+    finally:
+        visitor.close()
+        left = end(server)
+    assert not left

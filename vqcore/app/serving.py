@@ -14,7 +14,7 @@ from vqcore import checks
 
 NOTEBOOK = "explorers.ipynb"
 SOURCE = "from vqcore.app import Dashboard\n\nDashboard()"
-IDLE_SECONDS = 900  # after which the kernel of a visitor who has left without a word is ended
+IDLE_SECONDS = 120  # after which the kernel of a visitor who has left without a word is ended
 
 
 def add_options(parser):
@@ -56,7 +56,7 @@ def serve(port=8866, visitors=12, notebooks="notebooks", browser=True):
         os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, data))
         app = Voila.instance()
         app.initialize([*_options(port, token, browser), str(folder / "served" / NOTEBOOK)])
-        app.voila_configuration.prelaunch_hook = lambda *_, **__: _refuse_more(app, visitors)
+        app.voila_configuration.prelaunch_hook = lambda visit, **_: _let_in(visit, app, visitors)
         # Said by the loop, which runs when the port is taken.
         address = f"http://127.0.0.1:{port}/?token={token}"
         IOLoop.current().add_callback(print, f"The explorers are at {address}\nCtrl-C ends them.", flush=True)
@@ -75,8 +75,8 @@ def _options(port, token, browser):
         "--VoilaConfiguration.extension_allowlist=@jupyter-widgets/jupyterlab-manager",
         "--VoilaConfiguration.extension_allowlist=@voila-dashboards/widgets-manager8",
         "--VoilaConfiguration.extension_allowlist=anywidget",
-        f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}", "--MappingKernelManager.cull_interval=60",
-        "--Voila.log_level=WARN",
+        f"--MappingKernelManager.cull_idle_timeout={IDLE_SECONDS}", "--MappingKernelManager.cull_interval=20",
+        "--PasswordIdentityProvider.allow_password_change=False", "--Voila.log_level=WARN",
     ]  # fmt: skip
 
 
@@ -97,12 +97,14 @@ def _prepare(folder, notebooks):
     (template / "index.html.j2").write_text((resources.files("vqcore.app") / "page.html.j2").read_text())
 
 
-def _refuse_more(app, visitors):
-    """A kernel for everyone who comes would end in a machine without memory."""
+def _let_in(visit, app, visitors):
+    """Refuse who finds no place: a kernel for everyone who comes would end in a machine without memory."""
     from tornado.web import HTTPError
 
     if len(app.kernel_manager.list_kernel_ids()) >= visitors:
         raise HTTPError(503, reason=f"All {visitors} places are taken. Try again later")
+    # To read it is to set the cookie without which a page that is left cannot say so, and keeps its place.
+    visit.xsrf_token  # noqa: B018
 
 
 def _free_port():
