@@ -139,12 +139,12 @@ def network(n_points, n_codewords, seed=0):
 EXHIBITS = (
     Exhibit(
         "Drag codewords",
-        "Drag a codeword, or move it by arrow keys: its cell follows, what that weighs, and which way the distortion falls.",
+        "Drag a codeword, or use the arrow keys: its cell follows, its weight, and which way the distortion falls.",
         "00_start_here", plane,
     ),
     Exhibit(
         "Optimal cells of a law",
-        "With more codewords the cells of the optimal codebook follow the density, and the distortion nears its asymptote.",
+        "With more codewords the optimal cells follow the density, and the distortion nears its asymptote.",
         "01_voronoi_cells", laws,
     ),
     Exhibit(
@@ -154,7 +154,7 @@ EXHIBITS = (
     ),
     Exhibit(
         "Lloyd against Newton",
-        "On a line: at last every step shrinks the error by the same factor; Newton, with a start of its own, squares it.",
+        "On a line: at last each step shrinks the error by one factor; Newton, with a start of its own, squares it.",
         "02_lloyd_convergence", runs,
     ),
     Exhibit(
@@ -184,7 +184,7 @@ EXHIBITS = (
     ),
     Exhibit(
         "Random rounding",
-        "The nearer a value lies to the level above, the more often it is rounded up: so few levels are right on average.",
+        "The nearer a value lies to the level above, the more often it is rounded up: right on average.",
         "06_bit_packing", rounding,
     ),
     Exhibit(
