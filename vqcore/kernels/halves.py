@@ -1,9 +1,9 @@
 """A first look at scores in bfloat16, at twice the speed that any product in float32 can have.
 
 A bfloat16 keeps the upper half of the bits of a float32. Processors with AVX512_BF16 multiply two pairs of them and
-add both products to a float32 in the time of one product of float32; only the sums are rounded. How far points and codewords lie from
-their halves is known, hence by Cauchy and Schwarz what a score may err by: the RANKS lowest scores settle nearly every
-point, and those that they leave are searched in full precision (`scores`).
+add both products to a float32 in the time of one product of float32; only the sums are rounded. How far points and
+codewords lie from their halves is known, hence by Cauchy and Schwarz what a score may err by: the RANKS lowest scores
+settle nearly every point, and those that they leave are searched in full precision (`scores`).
 """
 
 from typing import NamedTuple
