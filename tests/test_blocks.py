@@ -33,7 +33,7 @@ def in_blocks(array, chunks=700):
     return da.from_array(array, chunks=(chunks,) + (-1,) * (array.ndim - 1) if isinstance(chunks, int) else chunks)
 
 
-def near(got, want, tolerance=1e-9):
+def assert_near(got, want, tolerance=1e-9):
     """Equal within 1e-9 of the largest entry."""
     np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * np.abs(want).max())
 
@@ -41,9 +41,9 @@ def near(got, want, tolerance=1e-9):
 def assert_same_fit(got, want):
     assert isinstance(got.codes, da.Array) and got.codes.dtype == np.int64
     np.testing.assert_array_equal(got.codes.compute(), want.codes)
-    near(got.codebook, want.codebook)
-    near(got.weights, want.weights)
-    near(got.distortions, want.distortions)
+    assert_near(got.codebook, want.codebook)
+    assert_near(got.weights, want.weights)
+    assert_near(got.distortions, want.distortions)
     assert (got.n_steps, got.n_repairs, got.converged) == (want.n_steps, want.n_repairs, want.converged)
     assert [type(table) for table in (got.codebook, got.weights, *got.codebooks)] == [np.ndarray] * (2 + len(got.codebooks))
 
@@ -121,7 +121,7 @@ def test_em_equals_that_in_memory():
         for chunks in ((6, 3000), (6, 701), (4, 1000)):
             got = vq.fit_em(in_blocks(BASE.T, chunks), 40, 8, start=start, seed=2)
             assert_same_fit(got, want)
-            near(got.half_steps, want.half_steps)
+            assert_near(got.half_steps, want.half_steps)
     # A start with codewords that nobody chooses: cells are divided, then far columns taken.
     points, start = np.repeat(BASE[:50], 8, axis=0), np.vstack([BASE[:30], np.full((15, 6), 90.0)])
     assert_same_fit(vq.fit_em(in_blocks(points.T, (6, 90)), 45, start=start), vq.fit_em(points.T, 45, start=start))
@@ -134,8 +134,8 @@ def test_product_quantizer_equals_that_in_memory(rotation, n_codewords, n_steps)
         want = vq.ProductQuantizer(3, n_codewords, rotation=rotation).fit(points, n_steps=n_steps)
         there = in_blocks(points)
         got = vq.ProductQuantizer(3, n_codewords, rotation=rotation).fit(there, n_steps=n_steps)
-        near(got.codebooks, want.codebooks)
-        near(got.distortions, want.distortions)
+        assert_near(got.codebooks, want.codebooks)
+        assert_near(got.distortions, want.distortions)
         codes = want.encode(there)
         assert isinstance(codes, da.Array) and codes.dtype == want.encode(points).dtype and codes.shape == (3000, 3)
         np.testing.assert_array_equal(codes.compute(), want.encode(points))
@@ -149,7 +149,7 @@ def test_spare_codewords_of_a_constant_part():
     points = BASE.copy()
     points[:, 2:4] = 1.0
     want = vq.ProductQuantizer(3, 8).fit(points, n_steps=2)
-    near(vq.ProductQuantizer(3, 8).fit(in_blocks(points), n_steps=2).codebooks, want.codebooks)
+    assert_near(vq.ProductQuantizer(3, 8).fit(in_blocks(points), n_steps=2).codebooks, want.codebooks)
 
 
 @pytest.mark.parametrize("shape", [(40,), (40, 3), (8, 5, 2)])
@@ -225,7 +225,7 @@ def test_slices_of_a_block_are_as_good_as_the_block(monkeypatch):
     monkeypatch.setattr(one_block, "SLICE", 64)
     for points, expected in zip((BASE, BASE[:, 0]), want):
         got = vq.fit_lloyd(in_blocks(points), 8, n_steps=5)
-        near(got.codebook, expected.codebook)
+        assert_near(got.codebook, expected.codebook)
         np.testing.assert_array_equal(got.codes.compute(), expected.codes.compute())
 
 
@@ -515,7 +515,7 @@ def test_on_a_cluster_the_answer_is_the_same_and_only_small_tables_travel(client
     assert moved < points.nbytes / 4 and max(sent, received) < points.nbytes / 5
     for fit, start in zip(fits, ("random", "k-means++")):
         want = vq.fit_lloyd(points, 32, start, n_steps=5, seed=1)
-        near(fit.codebook, want.codebook)
+        assert_near(fit.codebook, want.codebook)
         np.testing.assert_array_equal(fit.codes.compute(), want.codes)
 
 
@@ -525,7 +525,7 @@ def test_errors_reach_the_caller_from_a_cluster(client):
     with pytest.raises(vq.InputError, match="points holds NaN"):
         vq.fit_lloyd(in_blocks(bad), 4)
     quantizer = vq.ProductQuantizer(2, 16).fit(in_blocks(BASE), n_steps=1)
-    near(quantizer.codebooks, vq.ProductQuantizer(2, 16).fit(BASE, n_steps=1).codebooks)
+    assert_near(quantizer.codebooks, vq.ProductQuantizer(2, 16).fit(BASE, n_steps=1).codebooks)
     decoded = quantizer.decode(quantizer.encode(in_blocks(BASE))).compute()
     np.testing.assert_array_equal(decoded, quantizer.decode(quantizer.encode(BASE)))
 

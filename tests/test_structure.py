@@ -18,7 +18,7 @@ FLOORS = [
     ["kernels"],
     ["checks"],
     ["fit", "coding", "rates", "bench"],
-    ["sources", "data"],
+    ["law", "sources", "data"],
     ["voronoi", "scalar", "optimal", "lloyd", "online", "medians", "em", "soft"],
     ["product", "bits", "messages", "qsgd", "layers", "compress", "store"],
     ["view"],

@@ -3,16 +3,17 @@
 A lane has 8, 16, 32 or 64 bits, the fewest that hold a code; an item is eight bytes of lanes.
 """
 
-import platform
 from functools import lru_cache
 
-import llvmlite.binding as llvm
+import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import get_host_cpu_name
 from numba import types
 from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import frozen, njit
+from vqcore.kernels.vectors import FEATURES
 
 DENSE, ALIGNED, SECTIONS = range(3)
 BLOCK = 64 * 64  # codes of a dense block: a multiple of 64, so that a block starts a word
@@ -101,11 +102,8 @@ def _apart_at_once(item, moves):
 
 
 # One instruction does what the steps do, but takes a hundred cycles on AMD's processors of before 2020.
-AT_ONCE = (
-    platform.machine() in ("x86_64", "AMD64")
-    and llvm.get_host_cpu_features().get("bmi2", False)
-    and llvm.get_host_cpu_name() not in ("bdver4", "znver1", "znver2")
-)
+_CPU = numba.config.CPU_NAME or get_host_cpu_name()
+AT_ONCE = "+bmi2" in FEATURES and _CPU not in ("bdver4", "znver1", "znver2")
 together = _together_at_once if AT_ONCE else together_by_steps
 apart = _apart_at_once if AT_ONCE else apart_by_steps
 
