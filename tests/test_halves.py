@@ -127,20 +127,26 @@ def test_no_code_depends_on_other_points(dtype, center, apart):
 
 
 @njit
-def _lowest_scores(points, halves, scores, measures):
-    room, some = room_for(halves), np.arange(len(points))
+def _search(points, some, halves, room):
     search_halves(points, some, halves, room)
-    scores[:], measures[:] = room.lowest, room.measures
+
+
+@njit
+def _errors(measures, dim, largest, error, slack, tag, floor):
+    return [
+        error_of_halves(measures[lane], measures[LANES + lane], dim, largest, error, slack, tag, floor)
+        for lane in range(LANES)
+    ]
 
 
 def looked_at(points, codebook):
     """The lowest scores (RANKS, LANES) of LANES points and their codes, what two scores may err by, and all exact scores."""
     precise = screen(codebook, points.dtype)
     coarse = halves(codebook, precise, len(points))
-    scores, measures = np.zeros(RANKS * LANES, np.float32), np.zeros(2 * LANES, np.float32)
-    _lowest_scores(frozen(points), coarse, scores, measures)
-    of_book = points.shape[1], coarse.largest, coarse.error, coarse.slack, coarse.tag, precise.floor
-    errors = [error_of_halves.py_func(*pair, *of_book) for pair in measures.reshape(2, LANES).T]
+    room = room_for(coarse)
+    _search(frozen(points), np.arange(len(points)), coarse, room)
+    scores, measures = room.lowest, room.measures
+    errors = _errors(measures, points.shape[1], coarse.largest, coarse.error, coarse.slack, coarse.tag, precise.floor)
     moved, shift = codebook - precise.shift, precise.shift.astype(np.float64)
     exact = (moved**2).sum(axis=1) / 2 - (points - shift) @ moved.T
     codes = scores.view(np.uint32) & np.uint32(coarse.tag)

@@ -194,21 +194,6 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
         assert conformance.faults(tensors, case, lambda array: to_library(array, "torch")) == []
 
 
-def test_a_fork_after_use_is_refused_in_words():
-    """GNU OpenMP would end the child without a word."""
-    program = (
-        "import os, numpy as np, vqcore as vq\n"
-        "points = np.zeros((9, 2)); vq.assign(points, points)\n"
-        "if os.fork() == 0:\n"
-        "    try: vq.assign(points, points)\n"
-        "    except RuntimeError as error: os._exit(7 if 'forked' in str(error) else 8)\n"
-        "    os._exit(9)\n"
-        "print(os.waitstatus_to_exitcode(os.wait()[1]))\n"
-    )
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "7"
-
-
 def test_counts_beyond_two_to_the_24():
     """float32 counters stop at 2**24: faiss and float32 k-means miss this mean by a quarter."""
     points = np.concatenate([np.zeros(2**24, np.float32), np.ones(4_000_000, np.float32)])

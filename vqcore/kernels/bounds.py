@@ -9,9 +9,9 @@ arithmetic, and sums are added up in the order of `accumulate`: not a bit depend
 import numpy as np
 
 from vqcore.kernels import compiled, halves, scores
-from vqcore.kernels.compiling import frozen, njit, prange, threads_for
-from vqcore.kernels.halves import room_for
+from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.nearest import IN_DOUBT, UNSURE, Found, queue_for, settle, sq_dist
+from vqcore.kernels.threads import share
 
 CHUNK = 256  # points that are looked at, searched and added up while they are in the cache
 
@@ -37,13 +37,19 @@ class Steps:
             drifts = _drifts(self.codebook, codebook)
         screen = scores.screen(codebook, work)
         first_look = halves.halves(codebook, screen, n)
-        with threads_for(n * (codebook.size // 8 + 32)):
-            *parts, searched = step(
-                self.points, self.weights, codebook, screen, first_look, drifts, self.found,
-                compiled.n_slabs(n, len(codebook)),
-            )
-        self.codebook, self.n_searched = codebook.copy(), int(searched.sum())
-        return self.found.codes, self.found.sq_dists, *map(compiled.merged, parts)
+        n_slabs = compiled.n_slabs(n, len(codebook))
+        tables = compiled.tables(n_slabs, codebook.shape, self.weights)
+
+        def look(first, last):
+            room = scores.room_for(self.points.shape[1], work), halves.room_for(first_look)
+            return step(
+                first, last, n_slabs, self.points, self.weights, codebook, screen, first_look, drifts, self.found,
+                tables, queue_for(CHUNK), room,
+            )  # fmt: skip
+
+        searched = share(look, n_slabs, n * (codebook.size // 8 + 32))
+        self.codebook, self.n_searched = codebook.copy(), sum(searched)
+        return self.found.codes, self.found.sq_dists, *map(compiled.merged, tables)
 
 
 def _drifts(before, codebook):
@@ -55,38 +61,28 @@ def _drifts(before, codebook):
     return drifts
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def step(points, weights, codebook, screen, halves, drifts, found, n_slabs):
-    """The cells of a codebook, slab by slab: sums (n_slabs, n_codewords, dim), mass and squared errors (n_slabs,
-    n_codewords), and how many points were searched (n_slabs,).
+@njit(cache=True, nogil=True)
+def step(first, last, n_slabs, points, weights, codebook, screen, halves, drifts, found, tables, queue, rooms):
+    """The cells of a codebook in slabs from first to last; how many of their points were searched.
 
     Args:
         weights: (n,), or (1,) for all.
         screen, halves: of the codebook.
         drifts: (n_codewords,) how far any codeword but this one has moved since the step before.
         found: of the step before, brought up to date; bounds of -inf know nothing.
+        tables: zeros that a slab adds to: sums (n_slabs, n_codewords, dim), mass and squared errors (n_slabs,
+            n_codewords).
     """
-    n_codewords, dim = codebook.shape
-    sums, sq_errors = np.zeros((n_slabs, n_codewords, dim)), np.zeros((n_slabs, n_codewords))
-    mass, searched = np.zeros((n_slabs, n_codewords), weights.dtype), np.zeros(n_slabs, np.int64)
-    for slab in prange(n_slabs):
-        searched[slab] = _step_of_slab(
-            points, slab * len(points) // n_slabs, (slab + 1) * len(points) // n_slabs, weights, codebook, screen, halves,
-            drifts, found, sums[slab], mass[slab], sq_errors[slab],
-        )  # fmt: skip
-    return sums, mass, sq_errors, searched
-
-
-@njit(nogil=True)
-def _step_of_slab(points, first, last, weights, codebook, screen, halves, drifts, found, sums, mass, sq_errors):
-    queue, room, added, searched = queue_for(CHUNK), room_for(halves), first, 0
-    for start in range(first, last, CHUNK):
-        end = min(start + CHUNK, last)
-        searched += _look(points, start, end, codebook, drifts, found, queue)
-        settle(points, codebook, screen, halves, room, queue, found, end == last)
-        ready = _settled(queue, end)
-        _add(points, added, ready, weights, found, sums, mass, sq_errors)
-        added = ready
+    searched, n = 0, len(points)
+    for slab in range(first, last):
+        added, stop = slab * n // n_slabs, (slab + 1) * n // n_slabs
+        for start in range(added, stop, CHUNK):
+            end = min(start + CHUNK, stop)
+            searched += _look(points, start, end, codebook, drifts, found, queue)
+            settle(points, codebook, screen, halves, queue, found, rooms, end == stop)
+            ready = _settled(queue, end)
+            _add(points, added, ready, weights, found, tables, slab)
+            added = ready
     return searched
 
 
@@ -116,11 +112,11 @@ def _look(points, start, end, codebook, drifts, found, queue):
 
 
 @njit(nogil=True)
-def _add(points, start, end, weights, found, sums, mass, sq_errors):
-    weighted = len(weights) > 1
+def _add(points, start, end, weights, found, tables, slab):
+    (sums, mass, sq_errors), codes, sq_dists, weighted = tables, found.codes, found.sq_dists, len(weights) > 1
     for i in range(start, end):
-        weight, code = weights[i if weighted else 0], found.codes[i]
-        mass[code] += weight
-        sq_errors[code] += weight * found.sq_dists[i]
+        weight, code = weights[i if weighted else 0], codes[i]
+        mass[slab, code] += weight
+        sq_errors[slab, code] += weight * sq_dists[i]
         for d in range(points.shape[1]):
-            sums[code, d] += weight * np.float64(points[i, d])
+            sums[slab, code, d] += weight * np.float64(points[i, d])

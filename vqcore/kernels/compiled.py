@@ -1,20 +1,24 @@
-"""numpy arrays, by numba: blocks of fixed size run in parallel, so that no thread count changes a bit."""
+"""numpy arrays, by numba: sums are added up in slabs of fixed size, so that no thread count changes a bit."""
 
 import functools
 
 import numpy as np
 
 from vqcore.errors import InputError
+from vqcore.kernels import halves as _halves
 from vqcore.kernels import nearest as _nearest
 from vqcore.kernels import scores
-from vqcore.kernels.compiling import SMALL, frozen, njit, prange, threads_for
-from vqcore.kernels.halves import halves
+from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.moments import interval_moments, sort
+from vqcore.kernels.threads import SMALL, share
+from vqcore.kernels.vectors import LANES
 
 __all__ = [
     "to_points", "from_host", "to_host", "extent", "assign", "accumulate", "follow",
     "sort", "interval_moments", "nearer", "draw",
 ]  # fmt: skip
+
+DRAWN = 1024  # weights in a block whose sum `draw` skips
 
 
 def to_points(values, name="points", integers=False):
@@ -65,17 +69,20 @@ def assign(points, codebook):
     codes, sq_dists = np.empty(len(points), np.int64), np.empty(len(points))
     if points.size == len(points):
         ascending, index = np.unique(codebook, return_index=True)
-        with threads_for(16 * points.size):
-            _nearest.nearest_on_line(frozen(points.reshape(-1)), ascending, index, codes, sq_dists)
+        line = frozen(points.reshape(-1)), ascending, index, codes, sq_dists
+        share(_nearest.nearest_on_line, len(points), 16 * len(points), *line)
         return codes, sq_dists
-    screen = scores.screen(codebook, scores.work_type(points, codebook))
-    first_look, found = halves(codebook, screen, len(points)), _nearest.Found(codes, sq_dists, np.empty(0))
-    with threads_for(len(points) * (codebook.size // 8 + 16)):
-        if first_look is None:
-            _nearest.nearest(frozen(points), codebook, screen, found)
-        else:
-            n_slabs = int(np.clip(len(points) // 1024, 1, 256))
-            _nearest.nearest_by_halves(frozen(points), codebook, screen, first_look, found, n_slabs)
+    work, found = scores.work_type(points, codebook), _nearest.Found(codes, sq_dists, np.empty(0))
+    screen, points = scores.screen(codebook, work), frozen(points)
+    halves = _halves.halves(codebook, screen, len(points))
+
+    def look(first, last):
+        run, room = (first, last, points, codebook, screen), scores.room_for(points.shape[1], work)
+        if halves is None:
+            return _nearest.nearest(*run, found, room)
+        return _nearest.nearest_by_halves(*run, halves, found, _nearest.queue_for(LANES), (room, _halves.room_for(halves)))
+
+    share(look, len(points), len(points) * (codebook.size // 8 + 16), grain=LANES)
     return codes, sq_dists
 
 
@@ -88,10 +95,16 @@ def accumulate(values, codes, n_codewords, sample_weight=None):
     """Sum of the values (n_codewords, dim) or (n_codewords,), and number or weight (n_codewords,), per cell."""
     rows = values.reshape(len(values), -1)
     weights = np.ones(1, np.int64) if sample_weight is None else sample_weight
-    with threads_for(4 * rows.size):
-        slabs = n_slabs(len(rows), n_codewords)
-        sums, mass = _accumulate(frozen(rows), frozen(codes), n_codewords, frozen(weights), slabs)
+    slabs = n_slabs(len(rows), n_codewords)
+    sums, mass, _ = tables(slabs, (n_codewords, rows.shape[1]), weights)
+    share(_accumulate, slabs, 4 * rows.size, slabs, frozen(rows), frozen(codes), frozen(weights), sums, mass)
     return merged(sums).reshape((n_codewords,) + values.shape[1:]), merged(mass)
+
+
+def tables(n_slabs, shape, weights):
+    """Zeros for what slabs add up: sums (n_slabs, *shape), mass and squared errors (n_slabs, n_codewords)."""
+    per_cell = n_slabs, shape[0]
+    return np.zeros((n_slabs, *shape)), np.zeros(per_cell, weights.dtype), np.zeros(per_cell)
 
 
 def merged(parts):
@@ -109,14 +122,16 @@ def follow(points, sample_weight=None):
 def nearer(points, codewords, sq_dists):
     """The smaller (n,) of `sq_dists` and the squared distance to the nearest of a few codewords."""
     columns = points.reshape(len(points), -1)
-    with threads_for(4 * columns.size * len(codewords)):
-        return _nearest.nearer(frozen(columns), codewords.reshape(-1, columns.shape[1]), sq_dists)
+    near, result = codewords.reshape(-1, columns.shape[1]), np.empty(len(points))
+    share(_nearest.nearer, len(points), 4 * columns.size * len(near), frozen(columns), near, sq_dists, result)
+    return result
 
 
 def draw(weights, uniforms):
     """For each uniform number in [0, 1) the position at which the running sum of the weights passes that share."""
-    with threads_for(len(weights)):
-        return _draw(frozen(weights), np.asarray(uniforms, dtype=np.float64))
+    weights, sums = frozen(weights), np.zeros(-(-len(weights) // DRAWN))
+    share(_sums_of_blocks, len(sums), len(weights), weights, sums)
+    return _draw(weights, sums, np.asarray(uniforms, dtype=np.float64))
 
 
 @njit(cache=True, nogil=True)
@@ -143,29 +158,28 @@ def _extents(values):
     return lows, highs
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _accumulate(rows, codes, n_codewords, weights, n_slabs):
+@njit(cache=True, nogil=True)
+def _accumulate(first, last, n_slabs, rows, codes, weights, sums, mass):
     n, dim = rows.shape
     weighted = len(weights) == n
-    part_sums = np.zeros((n_slabs, n_codewords, dim))
-    part_mass = np.zeros((n_slabs, n_codewords), weights.dtype)
-    for slab in prange(n_slabs):
+    for slab in range(first, last):
         for i in range(slab * n // n_slabs, (slab + 1) * n // n_slabs):
             weight = weights[i if weighted else 0]
-            part_mass[slab, codes[i]] += weight
+            mass[slab, codes[i]] += weight
             for d in range(dim):
-                part_sums[slab, codes[i], d] += weight * np.float64(rows[i, d])
-    return part_sums, part_mass
+                sums[slab, codes[i], d] += weight * np.float64(rows[i, d])
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _draw(weights, uniforms):
-    n, size = len(weights), 1024
-    sums = np.zeros(-(-n // size))
-    for block in prange(len(sums)):
-        for i in range(block * size, min(block * size + size, n)):
+@njit(cache=True, nogil=True)
+def _sums_of_blocks(first, last, weights, sums):
+    for block in range(first, last):
+        for i in range(block * DRAWN, min(block * DRAWN + DRAWN, len(weights))):
             sums[block] += weights[i]
-    total = 0.0
+
+
+@njit(cache=True, nogil=True)
+def _draw(weights, sums, uniforms):
+    n, size, total = len(weights), DRAWN, 0.0
     for block in range(len(sums)):
         total += sums[block]
     drawn = np.zeros(len(uniforms), np.int64)

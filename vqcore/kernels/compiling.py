@@ -1,21 +1,17 @@
-"""How the compiled loops come to run: how many threads, where they are kept between processes, what a user is told."""
+"""How loops are compiled: where they are kept between processes, and what a user is told meanwhile."""
 
 import atexit
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import numba
 import numpy as np
-from numba import prange  # noqa: F401 - the loops take it from here, so that what is set up here holds for all
 from numba.core import event
 
 _SOURCES = hashlib.blake2b(b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
-SMALL = 2**19  # operations that one thread does sooner than others wake up
 
 
 def _keep_somewhere():
@@ -34,6 +30,9 @@ def njit(*function, **options):
     """
     if not function:
         return lambda function: njit(function, **options)
+    if not options.get("cache"):
+        # Only called by other loops, never by Python: the ways in from there take a tenth of the compiling.
+        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
     compiled = numba.njit(**options)(*function)
     if options.get("cache"):
         compiled._cache._cache_file._source_stamp = _SOURCES
@@ -58,39 +57,8 @@ class _Word(event.Listener):
 _keep_somewhere()
 event.register("numba:compile", _Word())
 
-_used = _forked = False
-
-
-def _after_fork():
-    global _forked
-    _forked = _used
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-@contextmanager
-def threads_for(operations):
-    """One thread for a small piece of work. No result depends on it: where others are busy, waking is what costs."""
-    n_threads = numba.get_num_threads()
-    numba.set_num_threads(n_threads if operations >= SMALL else 1)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(n_threads)
-
-
 def frozen(array):
     """A read-only view: numba compiles read-only and writable arrays apart, so all come as one."""
-    global _used
-    if _forked:
-        # The threads did not survive the fork, and GNU OpenMP would end the process without a word.
-        raise RuntimeError(
-            "this process was forked after vqcore had started its threads: start workers by 'spawn' or 'forkserver', "
-            "or fork before the first use of vqcore"
-        )
-    _used = True
     view = np.asarray(array).view()
     view.flags.writeable = False
     return view

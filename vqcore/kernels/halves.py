@@ -51,13 +51,16 @@ class Halves(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a search writes on, again and again: a shifted point, 16 points as pairs, those of all lanes, what it finds."""
+    """What a search writes on, again and again: a shifted point, 16 points as pairs, those of all lanes, measures of the
+    points, their lowest scores and the bits of these.
+    """
 
     shifted: np.ndarray
     pairs: np.ndarray
     lanes: np.ndarray
     measures: np.ndarray
     lowest: np.ndarray
+    tags: np.ndarray
 
 
 def halves(codebook, screen, n):
@@ -94,15 +97,14 @@ def error_of_halves(sq_norm, sq_error, dim, largest, half_error, slack, tag, flo
     return 2 * (by_halves + 1.01 * by_tags) + by_rounding
 
 
-@njit(nogil=True)
 def room_for(halves):
-    """A Room for searches among these codewords; None for None, which is also compiled apart."""
+    """A Room for searches among these codewords; None for None."""
     if halves is None:
         return None
-    width = -(-halves.pairs.shape[1] // N) * N
+    width, lowest = -(-halves.pairs.shape[1] // N) * N, np.zeros(RANKS * LANES, np.float32)
     return Room(
         np.zeros(2 * width, np.float32), np.zeros(N * width, np.uint32), np.zeros(LANES * width, np.uint32),
-        np.zeros(2 * LANES, np.float32), np.zeros(RANKS * LANES, np.float32),
+        np.zeros(2 * LANES, np.float32), lowest, lowest.view(np.uint32),
     )  # fmt: skip
 
 

@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from vqcore.kernels.compiling import SMALL, frozen, njit, prange
+from vqcore.kernels.compiling import frozen, njit
+from vqcore.kernels.threads import share
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio: Weyl's step between counters
-BLOCK = 2**14  # words that a thread hashes at a time
 
 
 def checksum(words, start):
     """A 64-bit sum over hashed words and their positions: no thread order changes it, any changed bit does."""
-    run = _checksum_all if 8 * len(words) >= SMALL else _checksum_part
-    return int(run(frozen(words), np.uint64(start)))
+    parts = share(_checksum, len(words), 8 * len(words), frozen(words), np.uint64(start))
+    return sum(parts) % 2**64
 
 
 @njit(inline="always")
@@ -23,17 +23,8 @@ def mix(counter):
 
 
 @njit(cache=True, nogil=True)
-def _checksum_part(words, start):
+def _checksum(first, last, words, start):
     total = np.uint64(0)
-    for w in range(len(words)):
+    for w in range(first, last):
         total += mix(words[w] ^ mix(start + np.uint64(w) * GOLDEN))
-    return total
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _checksum_all(words, start):
-    total = np.uint64(0)
-    for block in prange(-(-len(words) // BLOCK)):
-        first = block * BLOCK
-        total += _checksum_part(words[first : min(first + BLOCK, len(words))], start + np.uint64(first) * GOLDEN)
     return total

@@ -19,7 +19,6 @@ DENSE, ALIGNED, SECTIONS = range(3)
 BLOCK = 64 * 64  # codes of a dense block: a multiple of 64, so that a block starts a word
 WORDS = 1024  # words of an aligned block
 ROW = 4096  # words of a block of sections, of which each is a row of codes
-CHUNKS = 64  # of blocks, among which threads share them
 ONE, ALL = np.uint64(1), np.uint64(2**64 - 1)
 
 

@@ -8,10 +8,12 @@ n_queries x n is held, and neither the number of threads nor of slabs changes a 
 import numpy as np
 
 from vqcore.kernels import compiled, scores
-from vqcore.kernels.compiling import frozen, njit, prange, threads_for
+from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.nearest import nearest_parts
+from vqcore.kernels.threads import share
+from vqcore.kernels.vectors import LANES
 
-_SERIAL, _PARALLEL = njit(cache=True, nogil=True), njit(parallel=True, cache=True, nogil=True)
+_kept = njit(cache=True, nogil=True)
 SLABS, SLAB_SIZE = 8, 32768  # pieces of the codes that threads share when there are few queries
 
 
@@ -27,10 +29,14 @@ def encode(points, codebooks, codes):
             codes[:, m] = compiled.assign(np.ascontiguousarray(points[:, m : m + 1]), codebook)[0]
         return
     work = scores.work_type(points, codebooks)
-    *screens, floors = zip(*(scores.screen(codebook, work) for codebook in codebooks))
-    points = frozen(points.astype(work, copy=False))
-    with threads_for(len(points) * (codebooks.size // 8 + 16 * len(codebooks))):
-        nearest_parts(points, frozen(codebooks), *map(np.stack, screens), floors[0], codes)
+    *of_parts, floors, eps = zip(*(scores.screen(codebook, work) for codebook in codebooks))
+    screens = *map(np.stack, of_parts), floors[0], eps[0]
+    points, codebooks = frozen(points.astype(work, copy=False)), frozen(codebooks)
+
+    def look(first, last):
+        nearest_parts(first, last, points, codebooks, screens, codes, scores.room_for(codebooks.shape[2], work))
+
+    share(look, len(points), len(points) * (codebooks.size // 8 + 16 * len(codebooks)), grain=LANES)
 
 
 def decode(codes, codebooks, dtype):
@@ -41,8 +47,7 @@ def decode(codes, codebooks, dtype):
     if books.nbytes // n_codewords // n_subspaces % 8 == 0:
         # Codewords are moved, not computed with: 8 bytes at a time.
         books, into = books.view(np.uint64), points.view(np.uint64)
-    with threads_for(2 * into.size):
-        _decode(_narrow(codes, n_codewords), frozen(books), into)
+    share(_decode, len(codes), 2 * into.size, _narrow(codes, n_codewords), frozen(books), into)
     return points
 
 
@@ -50,8 +55,7 @@ def distance_tables(queries, codebooks, inner):
     """Squared distance, or inner product, of every part of a query with every codeword, in float64."""
     tables = np.empty((len(queries),) + codebooks.shape[:2])
     columns = frozen(np.ascontiguousarray(codebooks.transpose(0, 2, 1)))
-    with threads_for(len(queries) * codebooks.size):
-        _fill_tables(frozen(queries), columns, inner, tables)
+    share(_fill_tables, len(queries) * len(columns), len(queries) * codebooks.size, frozen(queries), columns, inner, tables)
     return tables
 
 
@@ -60,8 +64,8 @@ def nearest(tables, codes, n_neighbors):
     n_slabs = 1 if len(tables) >= SLABS or len(codes) < SLABS * SLAB_SIZE else SLABS
     sums = np.full((len(tables), n_slabs * n_neighbors), np.inf)
     ids = np.full(sums.shape, len(codes), np.int64)
-    with threads_for(len(tables) * codes.size):
-        _scan(frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids)
+    given = frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids
+    share(_scan, len(tables) * n_slabs, len(tables) * codes.size, *given)
     order = np.lexsort((ids, sums), axis=1)[:, :n_neighbors]
     return np.take_along_axis(sums, order, 1), np.take_along_axis(ids, order, 1)
 
@@ -71,10 +75,10 @@ def _narrow(codes, n_codewords):
     return frozen(np.ascontiguousarray(codes, np.uint8 if n_codewords <= 256 else np.uint16))
 
 
-@_PARALLEL
-def _decode(codes, codebooks, points):
-    (n, n_subspaces), width = codes.shape, codebooks.shape[2]
-    for i in prange(n):
+@_kept
+def _decode(first, last, codes, codebooks, points):
+    n_subspaces, width = codes.shape[1], codebooks.shape[2]
+    for i in range(first, last):
         row, point = codes[i], points[i]
         for m in range(n_subspaces):
             codeword, part = codebooks[m, row[m]], point[m * width : (m + 1) * width]
@@ -82,31 +86,26 @@ def _decode(codes, codebooks, points):
                 part[d] = codeword[d]
 
 
-@_PARALLEL
-def _fill_tables(queries, columns, inner, tables):
-    for task in prange(len(queries) * len(columns)):
-        _fill_table(queries, columns, inner, tables, task)
-
-
-@_SERIAL
-def _fill_table(queries, columns, inner, tables, task):
+@_kept
+def _fill_tables(first, last, queries, columns, inner, tables):
     n_subspaces, width, n_codewords = columns.shape
-    q, m = task // n_subspaces, task % n_subspaces
-    row = tables[q, m]
-    row[:] = 0.0
-    for d in range(width):
-        x, column = np.float64(queries[q, m * width + d]), columns[m, d]
-        for k in range(n_codewords):
-            row[k] += x * column[k] if inner else (x - column[k]) ** 2
+    for task in range(first, last):
+        q, m = task // n_subspaces, task % n_subspaces
+        row = tables[q, m]
+        row[:] = 0.0
+        for d in range(width):
+            x, column = np.float64(queries[q, m * width + d]), columns[m, d]
+            for k in range(n_codewords):
+                row[k] += x * column[k] if inner else (x - column[k]) ** 2
 
 
-@_PARALLEL
-def _scan(tables, codes, n_neighbors, n_slabs, sums, ids):
-    for task in prange(len(tables) * n_slabs):
+@_kept
+def _scan(first, last, tables, codes, n_neighbors, n_slabs, sums, ids):
+    for task in range(first, last):
         _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task)
 
 
-@_SERIAL
+@_kept
 def _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task):
     n, n_subspaces = codes.shape
     q, slab = task // n_slabs, task % n_slabs
@@ -136,7 +135,7 @@ def _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task):
             _replace_largest(heap, heap_ids, total, i)
 
 
-@_SERIAL
+@_kept
 def _replace_largest(heap, ids, value, number):
     """Put (value, number) in the place of the largest pair, which stands at the root of the heap."""
     size, at = len(heap), 0

@@ -6,17 +6,17 @@ of distances between points is ever held: a distance is computed again where it 
 
 import numpy as np
 
-from vqcore.kernels.compiling import frozen, njit, prange, threads_for
+from vqcore.kernels.compiling import frozen, njit
+from vqcore.kernels.threads import share
 
 METRICS = ("manhattan", "euclidean", "sqeuclidean")
-BLOCK = 1024
 
 
 def nearest(points, codebook, metric):
     """Code (n,) int64 and distance (n,) of the codeword nearest to each point; a tie goes to the lowest index."""
     codes, dists = np.empty(len(points), np.int64), np.empty(len(points))
-    with threads_for(len(points) * codebook.size):
-        _nearest(frozen(points), frozen(codebook), METRICS.index(metric), codes, dists)
+    given = frozen(points), frozen(codebook), METRICS.index(metric), codes, dists
+    share(_nearest, len(points), len(points) * codebook.size, *given)
     return codes, dists
 
 
@@ -60,16 +60,15 @@ def _distance(a, b, metric):
     return total if metric == 2 else np.sqrt(total)
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _nearest(points, codebook, metric, codes, dists):
-    for block in prange(-(-len(points) // BLOCK)):
-        for i in range(block * BLOCK, min(block * BLOCK + BLOCK, len(points))):
-            best, smallest = 0, np.inf
-            for code in range(len(codebook)):
-                dist = _distance(points[i], codebook[code], metric)
-                if dist < smallest:
-                    best, smallest = code, dist
-            codes[i], dists[i] = best, smallest
+@njit(cache=True, nogil=True)
+def _nearest(first, last, points, codebook, metric, codes, dists):
+    for i in range(first, last):
+        best, smallest = 0, np.inf
+        for code in range(len(codebook)):
+            dist = _distance(points[i], codebook[code], metric)
+            if dist < smallest:
+                best, smallest = code, dist
+        codes[i], dists[i] = best, smallest
 
 
 @njit(cache=True, nogil=True)

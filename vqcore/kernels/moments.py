@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqcore.kernels.compiling import njit, prange, threads_for
+from vqcore.kernels.compiling import njit
+from vqcore.kernels.threads import share
 
 LEAF = 64  # points in a leaf of the moment tree
 
@@ -36,8 +37,10 @@ def sort(points, sample_weight=None):
         sizes.append(-(-sizes[-1] // 2))
     starts = np.concatenate([[0], np.cumsum(sizes)])
     center = float(values[len(values) // 2])
-    with threads_for(8 * len(values)):
-        return Ordered(values, weights, center, starts, *_moment_tree(values, weights, center, starts))
+    tree = np.zeros(starts[-1], weights.dtype), np.zeros(starts[-1]), np.zeros(starts[-1])
+    share(_leaves, sizes[0], 8 * len(values), values, weights, center, *tree)
+    _join(starts, *tree)
+    return Ordered(values, weights, center, starts, *tree)
 
 
 def interval_moments(ordered, edges, codebook):
@@ -50,22 +53,26 @@ def interval_moments(ordered, edges, codebook):
     return _interval_moments(*ordered, edges, codebook)
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _moment_tree(values, weights, center, starts):
+@njit(cache=True, nogil=True)
+def _leaves(first, last, values, weights, center, mass, means, sq_errors):
     n = len(values)
-    mass, means, sq_errors = np.zeros(starts[-1], weights.dtype), np.zeros(starts[-1]), np.zeros(starts[-1])
-    for leaf in prange(starts[1]):
-        first, last = leaf * LEAF, min(leaf * LEAF + LEAF, n)
-        here, start = weights[0] * 0, values[first]
+    for leaf in range(first, last):
+        begin, end = leaf * LEAF, min(leaf * LEAF + LEAF, n)
+        here, start = weights[0] * 0, values[begin]
         total = 0.0
-        for i in range(first, last):
+        for i in range(begin, end):
             weight = weights[i if len(weights) == n else 0]
             here += weight
             total += weight * (values[i] - start)
         mean = start + total / here if here > 0 else start
-        for i in range(first, last):
+        for i in range(begin, end):
             sq_errors[leaf] += weights[i if len(weights) == n else 0] * (values[i] - mean) ** 2
         mass[leaf], means[leaf] = here, (start - center) + (total / here if here > 0 else 0.0)
+
+
+@njit(cache=True, nogil=True)
+def _join(starts, mass, means, sq_errors):
+    """The levels of the tree above its leaves."""
     for level in range(1, len(starts) - 1):
         below, end = starts[level - 1], starts[level]
         for node in range(starts[level], starts[level + 1]):
@@ -78,7 +85,6 @@ def _moment_tree(values, weights, center, starts):
             sq_errors[node] = sq_errors[left] + mass[left] * share * apart**2
             if right > left:
                 sq_errors[node] += sq_errors[right]
-    return mass, means, sq_errors
 
 
 @njit(cache=True, nogil=True)

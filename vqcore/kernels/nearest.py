@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vqcore.kernels.compiling import njit, prange
-from vqcore.kernels.halves import RANKS, error_of_halves, room_for, search_halves
+from vqcore.kernels.compiling import njit
+from vqcore.kernels.halves import RANKS, error_of_halves, search_halves
 from vqcore.kernels.scores import FAST, Screen, error_of_scores, parted, search_lanes
 from vqcore.kernels.vectors import LANES
 
@@ -44,48 +44,42 @@ class Queue(NamedTuple):
     unsure: np.ndarray
 
 
-@njit(nogil=True)
 def queue_for(size):
     """An empty Queue for `size` more points in doubt at a time."""
     return Queue(np.zeros(4, np.int64), np.empty(size + LANES, np.int64), np.empty(2 * LANES, np.int64))
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def nearest(points, codebook, screen, found):
-    """Find the nearest codewords of points (n, dim) in a float64 codebook (n_codewords, dim), by scores alone."""
-    codes, sq_dists, n = found.codes, found.sq_dists, len(points)
-    for block in prange((n + LANES - 1) // LANES):
-        start = block * LANES
-        rows, lane_codes = points[start : min(start + LANES, n)], np.zeros(LANES, np.int32)
-        _nearest_of_block(rows, codebook, screen, lane_codes)
-        for lane in range(len(rows)):
-            codes[start + lane] = lane_codes[lane]
-            sq_dists[start + lane] = sq_dist(rows, lane, codebook, lane_codes[lane])
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def nearest_by_halves(points, codebook, screen, halves, found, n_slabs):
-    """As `nearest`, after a first look at halves."""
-    n = len(points)
-    for slab in prange(n_slabs):
-        _nearest_of_slab(points, slab * n // n_slabs, (slab + 1) * n // n_slabs, codebook, screen, halves, found)
-
-
-@njit(nogil=True)
-def _nearest_of_slab(points, first, last, codebook, screen, halves, found):
-    queue, room = queue_for(LANES), room_for(halves)
+@njit(cache=True, nogil=True)
+def nearest(first, last, points, codebook, screen, found, room):
+    """Find the nearest codewords of some points (n, dim) in a float64 codebook (n_codewords, dim), by scores alone."""
+    codes, sq_dists = found.codes, found.sq_dists
     for start in range(first, last, LANES):
-        end = min(start + LANES, last)
+        size = min(LANES, last - start)
+        _nearest_of_block(points[start : start + size], codebook, screen, room)
+        for lane in range(size):
+            codes[start + lane] = room.codes[lane]
+            sq_dists[start + lane] = sq_dist(points, start + lane, codebook, room.codes[lane])
+
+
+@njit(cache=True, nogil=True)
+def nearest_by_halves(first, last, points, codebook, screen, halves, found, queue, rooms):
+    """As `nearest`, after a first look at halves."""
+    for start in range(first, last, LANES):
+        end, waiting = min(start + LANES, last), queue.waiting[IN_DOUBT]
         for i in range(start, end):
-            queue.doubtful[queue.waiting[IN_DOUBT] + i - start] = i
-        queue.waiting[IN_DOUBT] += end - start
-        settle(points, codebook, screen, halves, room, queue, found, end == last)
+            queue.doubtful[waiting + i - start] = i
+        queue.waiting[IN_DOUBT] = waiting + end - start
+        settle(points, codebook, screen, halves, queue, found, rooms, end == last)
 
 
 @njit(nogil=True)
-def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
-    """Find the nearest codewords of the points in doubt, LANES at a time; fewer wait on, unless `all_of_them` are due."""
+def settle(points, codebook, screen, halves, queue, found, rooms, all_of_them):
+    """Find the nearest codewords of the points in doubt, LANES at a time; fewer wait on, unless `all_of_them` are due.
+
+    The rooms are those for scores and for halves.
+    """
     waiting, doubtful, unsure, done = queue.waiting, queue.doubtful, queue.unsure, 0
+    by_scores, by_halves = rooms
     while True:
         left = waiting[IN_DOUBT] - done
         by_halves_left = waiting[UNSURE] >= LANES or (all_of_them and left == 0 and waiting[UNSURE] > 0)
@@ -94,11 +88,18 @@ def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
         elif left >= LANES or (all_of_them and left > 0):
             some = doubtful[done : done + min(left, LANES)]
             done += len(some)
-            if _looked_at(points, some, codebook, screen.floor, halves, room, queue, found):
-                continue
+            if halves is not None:
+                # Halves that leave half the points in doubt cost more than they spare.
+                if waiting[LOOKED_AT] < 4 * LANES or 2 * waiting[LEFT] < waiting[LOOKED_AT]:
+                    before = waiting[UNSURE]
+                    search_halves(points, some, halves, by_halves)
+                    _settle_by_halves(points, some, codebook, screen.floor, halves, queue, found, by_scores, by_halves)
+                    waiting[LOOKED_AT] += len(some)
+                    waiting[LEFT] += waiting[UNSURE] - before
+                    continue
         else:
             break
-        _settle_by_scores(points, some, codebook, screen, queue, found)
+        _settle_by_scores(points, some, codebook, screen, queue, found, by_scores)
         if by_halves_left:
             waiting[UNSURE] -= len(some)
             for i in range(waiting[UNSURE]):
@@ -109,26 +110,10 @@ def settle(points, codebook, screen, halves, room, queue, found, all_of_them):
 
 
 @njit(nogil=True)
-def _looked_at(points, some, codebook, floor, halves, room, queue, found):
-    """Whether halves were looked at: then some points are settled, and the others unsure."""
-    if halves is None:
-        return False
-    waiting = queue.waiting
-    # Halves that leave half the points in doubt cost more than they spare.
-    if waiting[LOOKED_AT] >= 4 * LANES and 2 * waiting[LEFT] >= waiting[LOOKED_AT]:
-        return False
-    before = waiting[UNSURE]
-    search_halves(points, some, halves, room)
-    _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
-    waiting[LOOKED_AT], waiting[LEFT] = waiting[LOOKED_AT] + len(some), waiting[LEFT] + waiting[UNSURE] - before
-    return True
-
-
-@njit(nogil=True)
-def _settle_by_halves(points, some, codebook, floor, halves, room, queue, found):
+def _settle_by_halves(points, some, codebook, floor, halves, queue, found, by_scores, by_halves):
     """Keep what the lowest scores tell of some points; the others become unsure."""
-    scores, measures, sq_bounds = room.lowest, room.measures, np.empty(LANES)
-    tags, tag, codes = scores.view(np.uint32), np.uint32(halves.tag), np.empty(LANES, np.int32)
+    scores, tags, measures = by_halves.lowest, by_halves.tags, by_halves.measures
+    tag, codes, sq_bounds = np.uint32(halves.tag), by_scores.codes, by_scores.sq_bounds
     largest, half_error, slack, n_tags = halves.largest, halves.error, halves.slack, halves.tag
     dim = points.shape[1]
     shrunk = 1 - (dim + 6) * EPS32
@@ -151,17 +136,16 @@ def _settle_by_halves(points, some, codebook, floor, halves, room, queue, found)
 
 
 @njit(fastmath=FAST, nogil=True)
-def _settle_by_scores(points, some, codebook, screen, queue, found):
+def _settle_by_scores(points, some, codebook, screen, queue, found, room):
     """Keep the codes of at most LANES points."""
-    dim, codes, sq_bounds = points.shape[1], np.zeros(LANES, np.int32), np.empty(LANES)
-    # Feature d of lane i is lanes[d * LANES + i].
-    lanes = np.zeros(dim * LANES, screen.scores_by.dtype)
+    dim, lanes, codes, sq_bounds = points.shape[1], room.lanes, room.codes, room.sq_bounds
     for lane in range(len(some)):
         row, shift = points[some[lane]], screen.shift
         for d in range(dim):
             lanes[d * LANES + lane] = row[d] - shift[d]
-    sq_norms, best, second = search_lanes(lanes, screen, codes)
-    largest, slack, floor, shrunk = screen.largest, screen.slack, screen.floor, 1 - (dim + 6) * np.finfo(lanes.dtype).eps
+    search_lanes(screen, room)
+    sq_norms, best, second = room.sq_norms, room.best, room.second
+    largest, slack, floor, shrunk = screen.largest, screen.slack, screen.floor, 1 - (dim + 6) * screen.eps
     for lane in range(len(some)):
         sq_norm = np.float64(sq_norms[lane])
         error = error_of_scores(sq_norm, dim, largest, slack, floor)
@@ -193,38 +177,38 @@ def _keep(points, some, codes, sq_bounds, codebook, queue, found):
     queue.waiting[UNSURE] = n_unsure
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def nearest_parts(points, codebooks, shifts, scores_by, half_norms, largest, slacks, floor, codes):
+@njit(cache=True, nogil=True)
+def nearest_parts(first, last, points, codebooks, screens, codes, room):
     """Fill codes (n, n_parts) of the n_parts runs of columns of points (n, dim), each with a codebook of its own.
 
-    What a Screen knows has one more axis in front. A point is read once for all its parts.
+    What a Screen knows has one more axis in front, but for the last two. A point is read once for all its parts.
     """
-    n, (n_parts, _, width) = len(points), codebooks.shape
-    for block in prange((n + LANES - 1) // LANES):
-        rows = points[block * LANES : min((block + 1) * LANES, n)]
-        lane_codes = np.zeros(LANES, np.int32)
+    shifts, scores_by, half_norms, largest, slacks, floor, eps = screens
+    n_parts, _, width = codebooks.shape
+    for start in range(first, last, LANES):
+        rows = points[start : min(start + LANES, last)]
         for m in range(n_parts):
-            screen = Screen(shifts[m], scores_by[m], half_norms[m], largest[m], slacks[m], floor)
-            _nearest_of_block(rows[:, m * width : (m + 1) * width], codebooks[m], screen, lane_codes)
+            screen = Screen(shifts[m], scores_by[m], half_norms[m], largest[m], slacks[m], floor, eps)
+            _nearest_of_block(rows[:, m * width : (m + 1) * width], codebooks[m], screen, room)
             for lane in range(len(rows)):
-                codes[block * LANES + lane, m] = lane_codes[lane]
+                codes[start + lane, m] = room.codes[lane]
 
 
 @njit(fastmath=FAST, nogil=True)
-def _nearest_of_block(block, codebook, screen, lane_codes):
-    """Fill lane_codes for at most LANES points (n, dim) that follow each other."""
-    size, dim = block.shape
-    lanes, shift = np.zeros(dim * LANES, screen.scores_by.dtype), screen.shift
+def _nearest_of_block(block, codebook, screen, room):
+    """Leave in the room the codes of at most LANES points (n, dim) that follow each other."""
+    (size, dim), lanes, shift = block.shape, room.lanes, screen.shift
     for d in range(dim):
         feature, center = lanes[d * LANES : d * LANES + size], shift[d]
         for i in range(size):
             feature[i] = block[i, d] - center
-    norms, best, second = search_lanes(lanes, screen, lane_codes)
+    search_lanes(screen, room)
+    norms, best, second, codes = room.sq_norms, room.best, room.second, room.codes
     largest, slack, floor = screen.largest, screen.slack, screen.floor
     for i in range(size):
         error = error_of_scores(np.float64(norms[i]), dim, largest, slack, floor)
         if len(codebook) > 1 and not parted(best[i], second[i], error):
-            lane_codes[i] = decide(block, i, codebook)
+            codes[i] = decide(block, i, codebook)
 
 
 @njit(nogil=True)
@@ -265,11 +249,11 @@ def sq_dist(points, i, codebook, code):
     return total
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def nearest_on_line(points, ascending, index, codes, sq_dists):
+@njit(cache=True, nogil=True)
+def nearest_on_line(first, last, points, ascending, index, codes, sq_dists):
     """Fill codes (n,) and sq_dists (n,) for points (n,) by bisection in distinct ascending codewords."""
     n_codewords = len(ascending)
-    for i in prange(len(points)):
+    for i in range(first, last):
         x = np.float64(points[i])
         # The first codeword that is not below the point; the answer is this one or the one before.
         low, high = 0, n_codewords
@@ -290,12 +274,11 @@ def nearest_on_line(points, ascending, index, codes, sq_dists):
         sq_dists[i] = (x - ascending[at]) ** 2
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def nearer(points, codewords, sq_dists):
-    """The smaller (n,) of sq_dists and the squared distance to the nearest of a few codewords, float64."""
-    n, dim = points.shape
-    result = np.empty(n)
-    for i in prange(n):
+@njit(cache=True, nogil=True)
+def nearer(first, last, points, codewords, sq_dists, result):
+    """Fill result (n,) with the smaller of sq_dists and the squared distance to the nearest of a few codewords, float64."""
+    dim = points.shape[1]
+    for i in range(first, last):
         lowest = sq_dists[i]
         for code in range(len(codewords)):
             total = 0.0
@@ -303,4 +286,3 @@ def nearer(points, codewords, sq_dists):
                 total += (np.float64(points[i, d]) - codewords[code, d]) ** 2
             lowest = min(lowest, total)
         result[i] = lowest
-    return result

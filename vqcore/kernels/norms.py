@@ -6,8 +6,8 @@ Every number is made by one fixed sequence of IEEE operations in float64: a sum 
 
 import numpy as np
 
-from vqcore.kernels.compiling import SMALL, frozen, njit, prange
-from vqcore.kernels.lanes import CHUNKS
+from vqcore.kernels.compiling import frozen, njit
+from vqcore.kernels.threads import share
 
 TREE = 1024  # values under one tree; a wider bucket is a tree over such rows
 RANGE = 2.0**500  # of magnitudes, and of their quotients, whose squares are exact up to a power of two
@@ -23,9 +23,9 @@ def bucket_scales(values, bucket_size, norm):
     rows, scales = np.empty((3, n_buckets * n_rows)), np.ones(n_buckets)
     largest, scaled_norms, norms = np.empty(n_buckets), np.empty(n_buckets), np.empty(n_buckets)
     bits = frozen(values.view(f"i{values.dtype.itemsize}"))
-    run = _rows_all if 4 * len(values) >= SMALL else _rows_part
+    given = frozen(values), bits, bucket_size, n_rows, scales, rows
     for _ in range(2):
-        run(0, n_buckets * n_rows, frozen(values), bits, bucket_size, n_rows, scales, rows)
+        share(_rows, n_buckets * n_rows, 4 * len(values), *given)
         # Squares of the values as they are will nearly always do, and save a pass.
         if _fold(rows, n_rows, largest, scales, scaled_norms, norms) or norm == "max":
             break
@@ -40,7 +40,7 @@ def norms_of(sums, scales):
 
 
 @njit(cache=True, nogil=True)
-def _rows_part(first, last, values, bits, bucket_size, n_rows, scales, rows):
+def _rows(first, last, values, bits, bucket_size, n_rows, scales, rows):
     """Largest magnitude, smallest that is not 0, and sum of squares times the scale of rows from first to last."""
     n, tree, highest = len(values), np.empty(TREE), np.int64(np.iinfo(bits.dtype).max)
     ends = np.empty(2, bits.dtype)
@@ -120,11 +120,3 @@ def _fold(rows, n_rows, largest, scales, scaled_norms, norms):
         largest[bucket], scales[bucket] = most, scale
         scaled_norms[bucket], norms[bucket] = np.sqrt(tree[0]), np.sqrt(tree[0]) / scale
     return done
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _rows_all(first, last, values, bits, bucket_size, n_rows, scales, rows):
-    span = (last - first) // CHUNKS + 1
-    for i in prange(-(-(last - first) // span)):
-        at = first + i * span
-        _rows_part(at, min(at + span, last), values, bits, bucket_size, n_rows, scales, rows)

@@ -1,10 +1,9 @@
 """What is done to one block of a dask array, on whatever thread or machine holds it: numpy in, numpy out.
 
-Every block runs on one numba thread: what runs side by side are Dask's own threads and processes.
+Every block runs on one thread: what runs side by side are Dask's own threads and processes.
 """
 
-import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import numba
 import numpy as np
@@ -15,19 +14,16 @@ from vqcore.kernels.passes import largest_of
 
 ASSIGNED = np.dtype([("code", np.int64), ("sq_dist", np.float64)])
 SLICE = 2**16  # points looked at together, so that little is held besides the block
-_turn = threading.Lock()
 
 
 @contextmanager
 def _alone():
     n_threads = numba.get_num_threads()
-    # This one of numba's threading layers ends the process when two Python threads enter it at a time.
-    with _turn if numba.threading_layer() == "workqueue" else nullcontext():
-        numba.set_num_threads(1)
-        try:
-            yield
-        finally:
-            numba.set_num_threads(n_threads)
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(n_threads)
 
 
 def rows_of_file(path, block_info=None):

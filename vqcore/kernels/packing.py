@@ -4,12 +4,15 @@ Codes come flat in any integer dtype, words as uint64, both already checked. `pa
 functions for tensors.
 """
 
+from functools import reduce
+from operator import or_
+
 import numpy as np
 
-from vqcore.kernels.compiling import SMALL, frozen, njit, prange
+from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.hashing import checksum
-from vqcore.kernels.lanes import ALL, BLOCK, CHUNKS, ROW, SECTIONS
-from vqcore.kernels.lanes import block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.lanes import ALL, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.threads import share
 
 __all__ = ["to_words", "bits_of", "codes_dtype", "pack", "unpack", "spare_bits", "checksum"]
 
@@ -44,9 +47,8 @@ def pack(codes, n_bits, layout, n_words):
     width = 8 * codes.dtype.itemsize
     room = min(n_bits, width - (codes.dtype.kind == "i"))
     how, words = plan(n_bits, layout, n_words, len(codes)), np.empty(n_words, "<u8")
-    run = _pack_all if 4 * len(codes) >= SMALL else _pack_part
-    ones = run(0, how[0], _unsigned(codes), *how[1:], words)
-    return words if room == width or int(ones) >> room == 0 else None
+    ones = reduce(or_, share(_pack, how[0], 4 * len(codes), _unsigned(codes), *how[1:], words), 0)
+    return words if room == width or ones >> room == 0 else None
 
 
 def unpack(words, n_bits, n_codes, layout, dtype):
@@ -55,8 +57,7 @@ def unpack(words, n_bits, n_codes, layout, dtype):
         return words.view(WHOLE_BYTES[n_bits])[:n_codes].astype(dtype)
     codes = np.empty(n_codes, dtype.newbyteorder("="))
     how = plan(n_bits, layout, len(words), n_codes)
-    run = _unpack_all if 4 * n_codes >= SMALL else _unpack_part
-    run(0, how[0], frozen(words), *how[1:], codes.view(f"u{dtype.itemsize}"))
+    share(_unpack, how[0], 4 * n_codes, frozen(words), *how[1:], codes.view(f"u{dtype.itemsize}"))
     return codes.astype(dtype, copy=False)
 
 
@@ -74,8 +75,8 @@ def spare_bits(words, n_bits, n_codes, layout):
     for run, held in ((words[:first], held), (words[first:], rest)):
         low = (per_word - held) * n_bits if layout == "sections" else 0
         if len(run) and held * n_bits < 64:
-            ones = (_all_ones if 4 * len(run) >= SMALL else _either)(frozen(run))
-            spare |= int(ones) & ~(((1 << held * n_bits) - 1) << low)
+            ones = reduce(or_, share(_either, len(run), 4 * len(run), frozen(run)))
+            spare |= ones & ~(((1 << held * n_bits) - 1) << low)
     return spare
 
 
@@ -84,24 +85,16 @@ def _unsigned(codes):
     return frozen(np.ascontiguousarray(codes).view(f"u{codes.dtype.itemsize}"))
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _all_ones(words):
-    found = np.zeros(-(-len(words) // BLOCK), np.uint64)
-    for block in prange(len(found)):
-        found[block] = _either(words[block * BLOCK : min(block * BLOCK + BLOCK, len(words))])
-    return _either(found)
-
-
 @njit(cache=True, nogil=True)
-def _either(words):
+def _either(first, last, words):
     ones = np.uint64(0)
-    for w in range(len(words)):
+    for w in range(first, last):
         ones |= words[w]
     return ones
 
 
 @njit(cache=True, nogil=True)
-def _pack_part(first, last, codes, layout, n_bits, lane, moves, words):
+def _pack(first, last, codes, layout, n_bits, lane, moves, words):
     """Blocks from first to last; returns the codes by a bitwise or, and so do those that follow."""
     if layout == SECTIONS:
         return _pack_sections(first, last, codes, n_bits, words)
@@ -119,7 +112,7 @@ def _pack_part(first, last, codes, layout, n_bits, lane, moves, words):
     return ones
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _pack_sections(first, last, codes, n_bits, words):
     n, n_words, ones = len(codes), len(words), np.uint64(0)
     for block in range(first, last):
@@ -136,18 +129,8 @@ def _pack_sections(first, last, codes, n_bits, words):
     return ones
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _pack_all(first, last, codes, layout, n_bits, lane, moves, words):
-    span = (last - first) // CHUNKS + 1
-    found = np.zeros(-(-(last - first) // span), np.uint64)
-    for i in prange(len(found)):
-        at = first + i * span
-        found[i] = _pack_part(at, min(at + span, last), codes, layout, n_bits, lane, moves, words)
-    return _either(found)
-
-
 @njit(cache=True, nogil=True)
-def _unpack_part(first, last, words, layout, n_bits, lane, moves, codes):
+def _unpack(first, last, words, layout, n_bits, lane, moves, codes):
     if layout == SECTIONS:
         _unpack_sections(first, last, words, n_bits, codes)
         return
@@ -160,7 +143,7 @@ def _unpack_part(first, last, words, layout, n_bits, lane, moves, codes):
             part[i] = lanes[i]
 
 
-@njit(cache=True, nogil=True)
+@njit
 def _unpack_sections(first, last, words, n_bits, codes):
     n, n_words, mask = len(codes), len(words), ALL >> np.uint64(64 - n_bits)
     for block in range(first, last):
@@ -170,11 +153,3 @@ def _unpack_sections(first, last, words, n_bits, codes):
             part, shift = codes[min(start, n) : min(start + len(held), n)], np.uint64((64 // n_bits - 1 - f) * n_bits)
             for w in range(len(part)):
                 part[w] = (held[w] >> shift) & mask
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _unpack_all(first, last, words, layout, n_bits, lane, moves, codes):
-    span = (last - first) // CHUNKS + 1
-    for i in prange(-(-(last - first) // span)):
-        at = first + i * span
-        _unpack_part(at, min(at + span, last), words, layout, n_bits, lane, moves, codes)

@@ -6,14 +6,13 @@ bits. A block is drawn and packed, or unpacked and scaled, while it is in the ca
 
 import numpy as np
 
-from vqcore.kernels.compiling import SMALL, frozen, njit, prange
+from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.hashing import GOLDEN, mix
-from vqcore.kernels.lanes import ALL, CHUNKS, ONE, ROW, SECTIONS
-from vqcore.kernels.lanes import block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.lanes import ALL, ONE, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
 from vqcore.kernels.norms import bucket_scales
+from vqcore.kernels.threads import share
 
 __all__ = ["bucket_scales", "write", "read", "wrong_signs"]
-
 
 
 def write(values, bucket_size, scaling, key, fields):
@@ -27,8 +26,8 @@ def write(values, bucket_size, scaling, key, fields):
     words = np.empty(fields.n_words, "<u8")
     n_blocks, *how = plan(fields.width, fields.layout, fields.n_words, len(values))
     drawing = fields.n_bits, np.uint64(key), fields.ternary
-    run = _write_all if 4 * len(values) >= SMALL else _write_part
-    run(0, n_blocks, frozen(values), (bucket_size, frozen(scales), frozen(scaled_norms)), drawing, tuple(how), words)
+    buckets = bucket_size, frozen(scales), frozen(scaled_norms)
+    share(_write, n_blocks, 4 * len(values), frozen(values), buckets, drawing, tuple(how), words)
     return words
 
 
@@ -41,8 +40,8 @@ def read(words, bucket_size, norms, fields, dtype):
     # To float16 by way of float32, as torch goes.
     values = np.empty(fields.n_values, np.float64 if dtype == "float64" else np.float32)
     n_blocks, *how = plan(fields.width, fields.layout, fields.n_words, len(values))
-    run = _read_all if 4 * len(values) >= SMALL else _read_part
-    if run(0, n_blocks, frozen(words), (bucket_size, frozen(norms)), fields.n_bits, fields.ternary, tuple(how), values):
+    given = frozen(words), (bucket_size, frozen(norms)), fields.n_bits, fields.ternary, tuple(how), values
+    if any(share(_read, n_blocks, 4 * len(values), *given)):
         return None
     if dtype == values.dtype:
         return values
@@ -86,7 +85,7 @@ def _draw(values, start, stop, buckets, drawing, shift, out):
 
 
 @njit(cache=True, nogil=True)
-def _write_part(first, last, values, buckets, drawing, how, words):
+def _write(first, last, values, buckets, drawing, how, words):
     """Blocks from first to last of the words, drawn and packed while they are in the cache."""
     layout, width, lane, moves = how
     if layout == SECTIONS:
@@ -115,13 +114,6 @@ def _write_sections(first, last, values, buckets, drawing, width, words):
                 out[w] |= zero << np.uint64(shift)
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _write_all(first, last, values, buckets, drawing, how, words):
-    span = (last - first) // CHUNKS + 1
-    for i in prange(-(-(last - first) // span)):
-        _write_part(first + i * span, min(first + i * span + span, last), values, buckets, drawing, how, words)
-
-
 @njit
 def _scale(held, shift, start, stop, buckets, n_bits, ternary, values):
     """Values from start to stop of their codes, which lie in `held` from bit `shift` on; whether a sign is wrong."""
@@ -145,7 +137,7 @@ def _scale(held, shift, start, stop, buckets, n_bits, ternary, values):
 
 
 @njit(cache=True, nogil=True)
-def _read_part(first, last, words, buckets, n_bits, ternary, how, values):
+def _read(first, last, words, buckets, n_bits, ternary, how, values):
     """Values of blocks from first to last of the words, unpacked in the cache; whether a sign is wrong."""
     layout, width, lane, moves = how
     if layout == SECTIONS:
@@ -171,13 +163,3 @@ def _read_sections(first, last, words, buckets, n_bits, ternary, width, values):
             for word in held[stop - begin :]:
                 wrong |= (word >> np.uint64(shift)) & (ALL >> np.uint64(64 - width)) != ONE << np.uint64(n_bits)
     return wrong
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _read_all(first, last, words, buckets, n_bits, ternary, how, values):
-    span = (last - first) // CHUNKS + 1
-    wrong = np.zeros(-(-(last - first) // span), np.bool_)
-    for i in prange(len(wrong)):
-        at = first + i * span
-        wrong[i] = _read_part(at, min(at + span, last), words, buckets, n_bits, ternary, how, values)
-    return wrong.any()

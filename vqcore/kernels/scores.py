@@ -34,6 +34,7 @@ class Screen(NamedTuple):
         largest: the largest norm of a shifted codeword.
         slack: relative rounding error of two scores, times that norm.
         floor: what two scores may err by where their products leave the normal range.
+        eps: twice the unit roundoff of the working precision.
     """
 
     shift: np.ndarray
@@ -42,6 +43,30 @@ class Screen(NamedTuple):
     largest: float
     slack: float
     floor: float
+    eps: float
+
+
+class Room(NamedTuple):
+    """What one thread writes on, again and again, when it looks at LANES points.
+
+    Attributes:
+        lanes: (dim * LANES,) shifted points: feature d of lane i is lanes[d * LANES + i].
+        sq_norms, best, second: (LANES,) squared norms of these, their lowest and second-lowest scores.
+        codes, sq_bounds: (LANES,) what was found: codes, and bounds on the squared distance of all other codewords.
+    """
+
+    lanes: np.ndarray
+    sq_norms: np.ndarray
+    best: np.ndarray
+    second: np.ndarray
+    codes: np.ndarray
+    sq_bounds: np.ndarray
+
+
+def room_for(dim, work):
+    """A Room for points of this dimension and precision."""
+    kept = np.empty((3, LANES), work)
+    return Room(np.zeros(dim * LANES, work), *kept, np.zeros(LANES, np.int32), np.empty(LANES))
 
 
 def work_type(points, codebook):
@@ -70,7 +95,7 @@ def screen(codebook, work):
     largest = float(np.sqrt(sq_norms.max()))
     # Products below the normal range lose all digits: so much more may a score err.
     floor = 4 * (dim + 6) * float(np.finfo(work).tiny)
-    return Screen(shift, scores_by, half_norms, largest, slack_of(dim, work) * largest, floor)
+    return Screen(shift, scores_by, half_norms, largest, slack_of(dim, work) * largest, floor, float(np.finfo(work).eps))
 
 
 def slack_of(dim, work):
@@ -101,19 +126,19 @@ def parted(best, other, error):
 
 
 @njit(fastmath=FAST, nogil=True)
-def search_lanes(lanes, screen, lane_codes):
-    """Squared norms, lowest and second-lowest score of LANES transposed points; their codes go to lane_codes."""
-    norms = np.zeros(LANES, lanes.dtype)
+def search_lanes(screen, room):
+    """Squared norms, lowest scores with their codes, and second-lowest scores of the LANES points in the room."""
+    lanes, norms, best, second, codes = room.lanes, room.sq_norms, room.best, room.second, room.codes
+    for i in range(LANES):
+        norms[i], best[i], second[i] = 0, np.inf, np.inf
     for d in range(screen.scores_by.shape[1]):
         feature = lanes[d * LANES : (d + 1) * LANES]
         for i in range(LANES):
             norms[i] += feature[i] * feature[i]
-    best, second = np.full(LANES, np.inf, lanes.dtype), np.full(LANES, np.inf, lanes.dtype)
     width = TILE * VECTOR_BYTES // lanes.itemsize
     for at in range(0, LANES, width):
         for code in range(0, len(screen.half_norms), FOLD):
-            _fold(lanes, at, screen.scores_by, screen.half_norms, code, best, second, lane_codes)
-    return norms, best, second
+            _fold(lanes, at, screen.scores_by, screen.half_norms, code, best, second, codes)
 
 
 @intrinsic

@@ -4,7 +4,9 @@ import math
 
 import numpy as np
 
-from vqcore.kernels.compiling import frozen, njit, prange, threads_for
+from vqcore.kernels import threads
+from vqcore.kernels.compiled import merged
+from vqcore.kernels.compiling import frozen, njit
 
 NOTHING = -746.0  # below this, exp is 0 in float64
 
@@ -21,21 +23,20 @@ def share(points, codebook, temperature):
     # Slabs and lanes depend on the sizes alone, so that no thread count changes a bit.
     n_slabs = int(np.clip(len(rows) // (4 * len(book)), 1, 16))
     lanes = 64 if len(book) <= 4096 else 8
-    with threads_for(len(rows) * book.size):
-        moves, mass, lowest, free = _share(frozen(rows), frozen(book), temperature, n_slabs, lanes)
-    return moves.reshape(codebook.shape), mass, lowest / len(rows), free / len(rows)
+    moves, mass, sums = np.zeros((n_slabs, *book.shape)), np.zeros((n_slabs, len(book))), np.zeros((n_slabs, 2))
+    given = n_slabs, frozen(rows), frozen(book), temperature, lanes, moves, mass, sums
+    threads.share(_share, n_slabs, len(rows) * book.size, *given)
+    lowest, free = merged(sums) / len(rows)
+    return merged(moves).reshape(codebook.shape), merged(mass), float(lowest), float(free)
 
 
-@njit(parallel=True, cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
-def _share(rows, book, temperature, n_slabs, lanes):
-    n, dim = rows.shape
-    n_codewords = len(book)
-    moves, mass = np.zeros((n_slabs, n_codewords, dim)), np.zeros((n_slabs, n_codewords))
-    lowest_sums, free_sums = np.zeros(n_slabs), np.zeros(n_slabs)
-    for slab in prange(n_slabs):
-        # Feature d of lane i is x[d, i]; shares[j, i] holds first squared distances, then shares.
-        x, shares = np.zeros((dim, lanes)), np.empty((n_codewords, lanes))
-        lowest, total = np.empty(lanes), np.empty(lanes)
+@njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+def _share(first, last, n_slabs, rows, book, temperature, lanes, moves, mass, sums):
+    (n, dim), n_codewords = rows.shape, len(book)
+    # Feature d of lane i is x[d, i]; shares[j, i] holds first squared distances, then shares.
+    x, shares = np.zeros((dim, lanes)), np.empty((n_codewords, lanes))
+    lowest, total = np.empty(lanes), np.empty(lanes)
+    for slab in range(first, last):
         end = (slab + 1) * n // n_slabs
         for start in range(slab * n // n_slabs, end, lanes):
             size = min(lanes, end - start)
@@ -58,8 +59,8 @@ def _share(rows, book, temperature, n_slabs, lanes):
                     shares[j, i] = math.exp(exponent) if exponent > NOTHING else 0.0
                     total[i] += shares[j, i]
             for i in range(size):
-                lowest_sums[slab] += lowest[i]
-                free_sums[slab] += lowest[i] - temperature * math.log(total[i])
+                sums[slab, 0] += lowest[i]
+                sums[slab, 1] += lowest[i] - temperature * math.log(total[i])
             for j in range(n_codewords):
                 here = 0.0
                 for i in range(size):
@@ -72,7 +73,3 @@ def _share(rows, book, temperature, n_slabs, lanes):
                         for i in range(size):
                             way += shares[j, i] * (x[d, i] - at)
                         moves[slab, j, d] += way
-    for slab in range(1, n_slabs):
-        moves[0] += moves[slab]
-        mass[0] += mass[slab]
-    return moves[0], mass[0], lowest_sums.sum(), free_sums.sum()

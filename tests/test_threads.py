@@ -1,0 +1,140 @@
+"""Threads that share the runs of a loop: every run once, whoever is busy, whatever fails, and in a forked process."""
+
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vqcore.kernels.threads import SMALL, TURNS, share
+
+MUCH = 100 * SMALL
+
+
+@pytest.fixture
+def four(monkeypatch):
+    """Four threads, however many the process was given."""
+    monkeypatch.setattr(numba, "get_num_threads", lambda: 4)
+
+
+def run_of(first, last):
+    return first, last
+
+
+@given(n=st.integers(0, 3000), operations=st.integers(0, 40 * SMALL), grain=st.integers(1, 200), n_threads=st.integers(1, 9))
+def test_runs_make_up_the_range(n, operations, grain, n_threads):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(numba, "get_num_threads", lambda: n_threads)
+        runs = share(run_of, n, operations, grain=grain)
+    firsts, lasts = map(list, zip(*runs)) if runs else ([0], [n])
+    assert [0, *lasts] == [*firsts, n]
+    assert all(first % grain == 0 and first < last for first, last in runs) or n == 0
+    assert len(runs) <= max(1, min(TURNS * n_threads, operations // SMALL), n_threads if operations >= SMALL else 1)
+
+
+def test_runs_are_taken_by_threads_at_the_same_time(four):
+    """Each of four runs waits until all four have begun."""
+    together = threading.Barrier(4)
+    assert share(lambda first, last: together.wait(timeout=60), 4, MUCH) and not together.broken
+
+
+def test_small_work_stays_on_its_thread(four):
+    assert share(lambda first, last: threading.current_thread(), 4, SMALL - 1) == [threading.current_thread()]
+
+
+def test_nobody_waits_for_helpers_that_are_busy(four):
+    """While others hold all three helpers, a caller does all of its own work."""
+    free, begun = threading.Event(), threading.Barrier(5)
+
+    def hold(first, last):
+        begun.wait(timeout=60)
+        return free.wait(timeout=60)
+
+    other = threading.Thread(target=share, args=(hold, 4, MUCH))
+    other.start()
+    begun.wait(timeout=60)
+    try:
+        by = share(lambda first, last: threading.current_thread(), 64, MUCH)
+    finally:
+        free.set()
+        other.join()
+    assert len(by) == 4 * TURNS and set(by) == {threading.current_thread()}
+
+
+def test_many_callers_at_once(four):
+    """Twelve threads, each with runs of its own: nobody gets what belongs to another."""
+
+    def call(seed):
+        values = np.random.default_rng(seed).random(64)
+        parts = share(lambda first, last: values[first:last].copy(), len(values), MUCH)
+        return np.array_equal(np.concatenate(parts), values)
+
+    with ThreadPoolExecutor(12) as pool:
+        assert all(pool.map(call, range(2000)))
+
+
+@pytest.mark.parametrize("thread", ["own", "helper"])
+def test_an_error_on_any_thread_is_raised_and_the_next_call_works(four, thread):
+    together = threading.Barrier(4)
+
+    def fail(first, last):
+        together.wait(timeout=60)
+        if (threading.current_thread() is threading.main_thread()) == (thread == "own"):
+            raise MemoryError(f"no room for {first}")
+
+    with pytest.raises(MemoryError, match="no room"):
+        share(fail, 4, MUCH)
+    assert share(run_of, 4, MUCH) == [(i, i + 1) for i in range(4)]
+
+
+def test_no_array_outlives_its_call(four):
+    """A helper that waits for its next task holds nothing of the last one."""
+    together, points = threading.Barrier(4), np.zeros(1000)
+    gone = weakref.ref(points)
+    share(lambda first, last, points: together.wait(timeout=60), 4, MUCH, points)
+    del points
+    for _ in range(100):  # a helper may be on its way out of the task
+        if gone() is None:
+            break
+        threading.Event().wait(0.05)
+    assert gone() is None
+
+
+_FORKED = """
+import os, threading, numba, numpy as np, vqcore as vq
+points = np.random.default_rng(0).standard_normal((40_000, 16))
+before = vq.assign(points, points[:64])
+assert numba.get_num_threads() == 2 and "vqcore" in [thread.name for thread in threading.enumerate()]
+child = os.fork()
+if child == 0:
+    after = vq.assign(points, points[:64])
+    helped = "vqcore" in [thread.name for thread in threading.enumerate()]
+    os._exit(7 if helped and all(map(np.array_equal, before, after)) else 8)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_a_forked_process_has_threads_of_its_own():
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", "-c", _FORKED]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert run.stdout.strip() == "7", run.stderr[-2000:]
+
+
+def test_helpers_are_started_once(four):
+    def count():
+        return sum(thread.name == "vqcore" for thread in threading.enumerate())
+
+    share(run_of, 4, MUCH)
+    before = count()
+    for _ in range(50):
+        share(run_of, 4, MUCH)
+    assert count() == before >= 3
