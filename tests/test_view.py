@@ -22,7 +22,7 @@ from vqcore.kernels import reference
 from vqcore.lloyd import fit_lloyd
 from vqcore.sources import Exponential, Laplace, LogNormal, Normal, Uniform
 from vqcore.view import figures, roles
-from vqcore.view.artists import Arrows, Words
+from vqcore.view.artists import Arrows, Marks, Words
 from vqcore.view.lettering import Titles, letters
 from vqcore.view.ratios import draw_roofline
 from vqcore.view.laws import high_resolution_constant
@@ -217,6 +217,35 @@ def test_words_outside_are_not_drawn_and_halos_cover_no_word():
     ax.artists[-1].remove()
     ax.add_artist(Words([(0.4, 0.5)], ["I"], (0, 0), size=20))
     assert (both >= ink(fig) - 1).all()
+
+
+@pytest.mark.parametrize("align", ["left", "center", "right"])
+def test_words_that_would_leave_the_frame_stay_whole(align):
+    fig, ax = bare_figure()
+    seen = {}
+    for x in (0.0, 0.02, 0.5, 0.98, 1.0):
+        for y in (0.0, 0.02, 0.5, 0.98, 1.0):
+            words = ax.add_artist(Words([(x, y)], ["ABBA"], (-7 if align == "right" else 7, 6), size=12, align=align))
+            seen[x, y] = ink(fig).sum()
+            words.remove()
+    assert list(seen.values()) == pytest.approx([seen[0.5, 0.5]] * 25, rel=0.02)
+
+
+def test_a_codeword_on_the_frame_is_whole_and_one_outside_is_not_there():
+    fig, ax = view.figure((3, 3))
+    ax.set(xlim=(1, 0), ylim=(0, 1), position=(0.1, 0.1, 0.8, 0.8))
+    ax.set_axis_off()
+    fig.set_layout_engine("none")
+    seen = []
+    for places in ([(0.5, 0.5)], [(0, 0), (-0.01, 0.5)], [(1, 0.5), (0.5, 1.01)], [(0.3, 1), (1.5, 0.3)]):
+        mark = ax.add_line(Marks(*np.transpose(places), "D", color=roles.CODEWORD, markersize=9))
+        seen.append(ink(fig).sum())
+        mark.remove()
+    assert seen == pytest.approx([seen[0]] * 4, rel=0.02) and seen[0] > 0
+    view.draw_codebook(ax, np.array([[1.0, 1.0]]), size=9)
+    view.draw_step(ax, np.array([[0.0, 1.0]]), np.array([[0.0, 1.0]]))
+    view.draw_weights(ax, [0.0], [0.5])
+    assert sum(isinstance(line, Marks) for line in ax.lines) == 3
 
 
 @pytest.mark.parametrize("text", ["Step 3: distortion 0.1234", "To AVA, “ρ² ½”", "two\nlines", "costs \\$5 or \\$6"])

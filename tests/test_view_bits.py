@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.font_manager import FontProperties
 from libraries import LIBRARIES, to_library
 
 from vqcore import InputError, pack, view
 from vqcore.bits import LAYOUTS
 from vqcore.view.bits import ROW, bits_of, neighbours
+from vqcore.view.lettering import letters
 
 WORDS = [0x300500800C01001, 0x1802C0500901001C, 0x2003C0700D0]  # 1 to 16 at 11 bits, dense
 
@@ -129,4 +131,19 @@ def test_a_zero_is_rounded_to_zero_whatever_the_direction():
     explorer.set(value=0.0)
     right, backward = explorer.means(explorer.state)
     assert not right.any() and not backward.any()
-    assert "backward 0.0000 (expected 0.0000)" in explorer.summary()
+    assert "backward, with the two chances swapped, 0.0000 (expected 0.0000)" in explorer.summary()
+
+
+def test_what_is_written_above_the_outermost_levels_has_room():
+    explorer = view.RoundingExplorer()
+    for value in (-0.99, -0.5, 0.99):
+        explorer.set(value=value, n_bits=1)
+        fig = explorer.figure()
+        fig.canvas.draw()
+        for ax in fig.axes:
+            frame, scale = ax.bbox, fig.dpi / 72
+            for words in ax.artists:
+                for place, text in zip(ax.transData.transform(words.places), words.texts):
+                    outline = letters(text, FontProperties(family="DejaVu Sans", weight=words.weight), words.size, words.align)
+                    corners = place + scale * (outline.vertices + words.offset)
+                    assert frame.contains(*corners.min(axis=0)) and frame.contains(*corners.max(axis=0)), text

@@ -45,6 +45,15 @@ def test_every_control_changes_the_picture_and_the_sentence(explorer):
     assert "exponential, 20 codewords, crowded start, step 1:" in explorer.summary()
 
 
+def test_codewords_beyond_the_picture_are_counted(explorer):
+    explorer.set(law="exponential", n_codewords=40, start="companding", half=0)
+    out = int((explorer.run("exponential", "companding", 40).codebooks[0] > explorer.range[1]).sum())
+    ax = explorer.figure().axes[0]
+    assert out > 1 and [artist.texts for artist in ax.artists if hasattr(artist, "texts")] == [[f"{out} further out"]]
+    explorer.set(law="normal", n_codewords=6)
+    assert not [artist for artist in explorer.figure().axes[0].artists if hasattr(artist, "texts")]
+
+
 def test_what_makes_no_run_is_refused():
     for wrong in ({"laws": {}}, {"laws": {"normal": 3}}, {"n_codewords": 1}, {"n_codewords": 65}, {"start": "best"}):
         with pytest.raises(InputError):

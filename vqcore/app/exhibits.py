@@ -184,7 +184,7 @@ EXHIBITS = (
     ),
     Exhibit(
         "Random rounding",
-        "The nearer a value lies to the level above, the more often it is rounded up: right on average.",
+        "The nearer a value lies to a level, the more often it goes there: right on average, unless the chances are swapped.",
         "06_bit_packing", rounding,
     ),
     Exhibit(

@@ -1,4 +1,4 @@
-"""Arrows, short words, photographs: artists that are drawn in a part of the time that matplotlib's own take.
+"""Marks, arrows, short words, photographs: artists that are drawn in a part of the time that matplotlib's own take.
 
 An explorer draws a frame for every move of a hand. Places are data; sizes and offsets are points, as for annotations.
 """
@@ -9,11 +9,27 @@ from matplotlib.artist import Artist, allow_rasterization
 from matplotlib.collections import PolyCollection
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Affine2D, Bbox, IdentityTransform
 
 from vqcore.view.lettering import letters
 
 HEAD = (5.2, 2.6)  # length and half width of the head of an arrow, in points
+
+
+class Marks(Line2D):
+    """Markers at places x, y (n,), drawn in whole also on the frame, and not at all outside; for `Axes.add_line`."""
+
+    def __init__(self, x, y, marker, **look):
+        super().__init__(x, y, linestyle="", marker=marker, clip_on=False, **look)
+        self.set_in_layout(False)
+
+    @allow_rasterization
+    def draw(self, renderer):
+        (left, right), (low, high) = sorted(self.axes.get_xlim()), sorted(self.axes.get_ylim())
+        x, y = self.get_data(orig=False)
+        self.set_markevery((left <= x) & (x <= right) & (low <= y) & (y <= high))
+        super().draw(renderer)
 
 
 class Arrows(PolyCollection):
@@ -60,7 +76,9 @@ def _outlines(tails, tips, free, room, width, length, half):
 
 
 class Words(Artist):
-    """Short texts beside their places (n, 2), mostly with a white halo; for `Axes.add_artist`. None is drawn outside.
+    """Short texts beside their places (n, 2), mostly with a white halo; for `Axes.add_artist`.
+
+    None is drawn whose place lies outside, and one that would leave the frame goes to the other side of its place.
 
     Args:
         places: in data.
@@ -91,7 +109,7 @@ class Words(Artist):
         paths = [letters(text, font, self.size, self.align) for text in self.texts]
         inside = self.axes.viewLim.contains
         drawn = [
-            (path, Affine2D().scale(scale).translate(*(place + scale * np.array(self.offset))))
+            (path, Affine2D().scale(scale).translate(*(place + scale * self._beside(path, place / scale))))
             for path, data, place in zip(paths, self.places, self.axes.transData.transform(self.places))
             if inside(*data)
         ]
@@ -104,6 +122,19 @@ class Words(Artist):
         for path, place in drawn:
             renderer.draw_path(gc, path, place, mpl.colors.to_rgb(self.color))
         gc.restore()
+
+    def _beside(self, path, place):
+        """Where (right, up) of a place, all in points, a text is written so that it stays within the frame."""
+        offset = np.array(self.offset, dtype=float)
+        if not len(path.vertices):
+            return offset
+        frame = 72 / self.figure.dpi * self.axes.bbox.get_points()
+        low, high = path.vertices.min(axis=0), path.vertices.max(axis=0)
+        past, short = place + offset + high - frame[1], frame[0] - place - offset - low
+        across = -2 * offset - low - high
+        if self.align == "center":
+            across[0] = offset[0] + max(short[0], 0.0) - max(past[0], 0.0)
+        return np.where((past > 0) | (short > 0), across, offset)
 
 
 class Photograph(AxesImage):

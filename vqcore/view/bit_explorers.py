@@ -70,7 +70,8 @@ class BitsExplorer(Explorer):
 class RoundingExplorer(Explorer):
     """One gradient value: slide it, see the two levels that it may become, its random draws and their mean.
 
-    Beside the right direction stands the backward one, which with the same dice goes up where the right one goes down.
+    Beside the right direction stands the backward one, in which the two chances are swapped: with the same dice it goes
+    up where the right one goes down.
 
     Args:
         n_draws: the most draws to be seen.
@@ -101,10 +102,12 @@ class RoundingExplorer(Explorer):
         return figures.mosaic([["levels", "means"]], (9.4, 3.5), width_ratios=[1.15, 1])
 
     def draw_still(self, axes):
-        axes["levels"].set(xlim=(-1.08, 1.08), ylim=(-0.1, 1.25), xlabel="value / norm", ylabel="how likely",
-                           yticks=(0, 0.5, 1))  # fmt: skip
-        axes["means"].set(xlim=(1, 1.35 * self.n_draws), ylim=(-1.15, 1.15), xscale="log", xlabel="draws",
-                          ylabel="mean of the draws")  # fmt: skip
+        marks = (-1, -0.5, 0, 0.5, 1)
+        # With room for what is written above the outermost levels.
+        axes["levels"].set(xlim=(-1.18, 1.18), ylim=(-0.1, 1.25), xlabel="value / norm", ylabel="how likely",
+                           xticks=marks, yticks=(0, 0.5, 1))  # fmt: skip
+        axes["means"].set(xlim=(1, 1.35 * self.n_draws), ylim=(-1.35, 1.35), xscale="log", xlabel="draws",
+                          yticks=marks, ylabel="mean of the draws")  # fmt: skip
 
     def draw_moving(self, axes, state):
         right, backward = self.means(state)
@@ -112,7 +115,7 @@ class RoundingExplorer(Explorer):
         bits.draw_rounding(axes["levels"], state["value"], state["n_bits"])
         draw.draw_bound(axes["means"], (1, 1.35 * self.n_draws), state["value"])
         up = 8 if right[-1] > backward[-1] else -8
-        shown = (right, roles.LAW, "right", up), (backward, roles.SERIES[3], "backward", -up)
+        shown = (right, roles.LAW, "right", up), (backward, roles.SERIES[3], "backward: chances swapped", -up)
         for mean, colour, name, aside in shown:
             axes["means"].plot(so_far, mean, color=colour, zorder=3)
             draw.draw_now(axes["means"], so_far[-1], mean[-1])
@@ -120,7 +123,7 @@ class RoundingExplorer(Explorer):
                                            weight="normal", align="right", zorder=7))  # fmt: skip
         below, above, chance = bits.neighbours(state["value"], state["n_bits"])
         axes["levels"].set_title(f"{state['value']:.2f} becomes {above:.3g} with {chance:.0%}, else {below:.3g}")
-        axes["means"].set_title(f"Means {right[-1]:.3f} and, backward, {backward[-1]:.3f}")
+        axes["means"].set_title(f"Mean {right[-1]:.3f}; backward {backward[-1]:.3f}")
 
     def describe(self, state):
         value, n_bits = state["value"], state["n_bits"]
@@ -128,8 +131,8 @@ class RoundingExplorer(Explorer):
         below, above, chance = bits.neighbours(value, n_bits)
         return (
             f"{value:.2f}, {n_bits} bit{'s' * (n_bits > 1)}: {above:.3f} with chance {chance:.2f}, "
-            f"else {below:.3f}; mean of {state['draws']} {right[-1]:.4f}, backward {backward[-1]:.4f} "
-            f"(expected {below + above - value if value else 0.0:.4f})"
+            f"else {below:.3f}; mean of {state['draws']} {right[-1]:.4f}; backward, with the two chances swapped, "
+            f"{backward[-1]:.4f} (expected {below + above - value if value else 0.0:.4f})"
         )
 
 

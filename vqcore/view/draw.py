@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vqcore.kernels import table_for
 from vqcore.view import roles
-from vqcore.view.artists import Arrows, Words
+from vqcore.view.artists import Arrows, Marks, Words
 
 HALO = [effects.withStroke(linewidth=2.5, foreground="white")]
 # Above so many points a vector file holds them as pixels.
@@ -38,8 +38,7 @@ def draw_points(ax, points, size=None):
 def draw_codebook(ax, codebook, codes=False, size=9):
     """Codewords as vermillion diamonds with a white edge, each with its code beside it if asked."""
     x, y = _coordinates(codebook)
-    ax.plot(x, y, "D", color=roles.CODEWORD, markersize=size, markeredgecolor="white", markeredgewidth=1.2,
-            zorder=5)  # fmt: skip
+    _mark(ax, x, y, color=roles.CODEWORD, markersize=size, markeredgecolor="white", markeredgewidth=1.2, zorder=5)
     if codes:
         aside = 0.62 * size
         ax.add_artist(Words(np.stack([x, y], axis=1), range(len(x)), (aside, aside), color=roles.CODE))
@@ -66,8 +65,8 @@ def draw_step(ax, before, after, size=9):
     """Codewords that moved: hollow diamonds where they were, and an arrow from each to its new place."""
     x, y = _coordinates(before)
     x_new, y_new = _coordinates(after)
-    ax.plot(x, y, "D", markerfacecolor="none", markeredgecolor=roles.CODEWORD, markersize=size - 2,
-            markeredgewidth=1.1, zorder=3)  # fmt: skip
+    _mark(ax, x, y, markerfacecolor="none", markeredgecolor=roles.CODEWORD, markersize=size - 2, markeredgewidth=1.1,
+          zorder=3)  # fmt: skip
     moved = np.flatnonzero((x != x_new) | (y != y_new))
     tails, tips = np.stack([x, y], axis=1)[moved], np.stack([x_new, y_new], axis=1)[moved]
     # The head ends before the new diamond, which would hide it.
@@ -124,7 +123,7 @@ def draw_weights(ax, codebook, weights, times=1):
     codebook, heights = _on_host(codebook), times * _on_host(weights)
     stems = [[(x, 0), (x, height)] for x, height in zip(codebook, heights)]
     ax.add_collection(LineCollection(stems, colors=roles.CELL, linewidths=2, zorder=2), autolim=False)
-    ax.plot(codebook, heights, "D", color=roles.CODEWORD, markersize=6, markeredgecolor="white", zorder=3)
+    _mark(ax, codebook, heights, color=roles.CODEWORD, markersize=6, markeredgecolor="white", zorder=3)
     room = _room(ax, codebook)
     # In points: a digit takes 5.4 of them, "12.3%" about 28.
     told = [i for i in range(len(heights)) if room[i] > 18]
@@ -190,6 +189,12 @@ def box_around(points, margin=0.06):
     low, high = points.min(axis=0), points.max(axis=0)
     extra = margin * max(float((high - low).max()), 1e-9)
     return (float(low[0] - extra), float(high[0] + extra), float(low[1] - extra), float(high[1] + extra))
+
+
+def _mark(ax, x, y, **look):
+    """Codewords: diamonds that no frame cuts."""
+    ax.add_line(Marks(x, y, "D", **look))
+    ax.autoscale_view()
 
 
 def _on_host(values):

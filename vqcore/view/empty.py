@@ -41,8 +41,9 @@ class EmptyCellExplorer(Explorer):
         self.codebook = checks.as_table(codebook, "codebook", (None, 2))
         checks.as_count(len(self.codebook), "the number of codewords", low=2, high=len(self.points))
         self.n_steps, self.seed = checks.as_count(n_steps, "n_steps"), checks.as_count(seed, "seed", low=0)
-        self.box, self._fits = draw.box_around(self.points, 0.3), {}  # with room where nobody is
-        low, high = np.reshape(self.box, (2, 2)).T
+        self.reach, self._fits = draw.box_around(self.points, 0.3), {}  # with room where nobody is
+        low, high = np.reshape(self.reach, (2, 2)).T
+        self.box = draw.box_around(np.stack([low, high]), 0.03)  # with room for a ring in a corner
         names = {"x": "both at x", "y": "both at y"}
         controls = {
             name: ipywidgets.FloatSlider(middle, min=bottom, max=top, step=(top - bottom) / 40, readout_format=".2f",
@@ -87,7 +88,7 @@ class EmptyCellExplorer(Explorer):
 
     def _highest(self):
         # No place of the two is worse than none, or, with no others, than a corner.
-        others = self.codebook[2:] if len(self.codebook) > 2 else np.reshape(self.box, (2, 2)).T[:1]
+        others = self.codebook[2:] if len(self.codebook) > 2 else np.reshape(self.reach, (2, 2)).T[:1]
         return 1.08 * distortion(self.points, others)
 
     def draw_moving(self, axes, state):

@@ -8,6 +8,7 @@ import numpy as np
 from vqcore import checks, scalar, sources, voronoi
 from vqcore.errors import InputError
 from vqcore.view import draw, figures, roles
+from vqcore.view.artists import Words
 from vqcore.view.explorer import Explorer
 
 STARTS = ("random", "companding", "crowded")
@@ -126,6 +127,7 @@ class RunExplorer(Explorer):
             draw.draw_step(axes["law"], run.codebooks[step], run.cells[step].means, size)
         codebook = run.cells[step].means if moved else run.codebooks[step]
         draw.draw_codebook(axes["law"], codebook, size=size)
+        self._tell_beyond(axes["law"], codebook)
         steps = np.arange(self.n_steps + 1)
         curve = axes["curve"]
         curve.plot(steps, np.maximum(run.excess, ROUNDING), color=roles.CURVE, linewidth=1.2, zorder=3)
@@ -138,7 +140,16 @@ class RunExplorer(Explorer):
                        va="top", color="#5F5F5F", fontsize=9.5)  # fmt: skip
         draw.draw_now(curve, step + moved / 2, max(self._excess(run, step, moved), ROUNDING))
         ratio = 1 + self._excess(run, step, moved)
-        axes["law"].set_title(f"Step {step}{'½' * moved}: {ratio:.4f} times the optimum")
+        done = f"Step {step}, then codewords moved" if moved else f"Step {step}, cells drawn" if step else "The start"
+        axes["law"].set_title(f"{done}: {ratio:.4f} times the optimum")
+
+    def _tell_beyond(self, ax, codebook):
+        """How many codewords lie outside of the picture, at its edges."""
+        for end, align, outside in ((0, "left", codebook < self.range[0]), (1, "right", codebook > self.range[1])):
+            if outside.any():
+                text = f"{outside.sum()} further out"
+                ax.add_artist(Words([(self.range[end], 0)], [text], (2 - 4 * end, 9), color=roles.CODEWORD, size=9.5,
+                                    weight="normal", align=align))  # fmt: skip
 
     def _line(self, run):
         """The slope that the excess must have at last, through its last value above rounding."""
