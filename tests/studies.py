@@ -1,11 +1,13 @@
 """A small notebook that fails in many ways, the command that sweeps it, and what it leaves."""
 
+import contextlib
 import csv
 import os
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import nbformat
@@ -111,6 +113,36 @@ def parent_of(pid):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
+
+
+def marked(mark):
+    """A mark as the environment that sets it."""
+    return dict([mark.split("=")])
+
+
+@contextlib.contextmanager
+def no_process_left():
+    """A mark for the environment of whatever is started; in the end none of these processes may live."""
+    mark = f"VQ_TEST_MARK={uuid.uuid4().hex}"
+    yield mark
+    left = processes(mark)
+    for pid in left:
+        end(pid)
+    assert not left, left
+
+
+def kin(mark, driver):
+    """The processes of a sweep by what they are: driver, worker, station, run, kernel; lists of pids."""
+    found = {"driver": [driver.pid] if driver.poll() is None else [], "worker": [], "station": [], "run": [], "kernel": []}
+    lines = processes(mark)
+    stations = {pid for pid, line in lines.items() if "vqcore.sweep.station" in line}
+    for pid, line in lines.items():
+        if "spawn_main" in line:
+            found["worker"].append(pid)
+        elif pid in stations:
+            forks = (parent_of(pid) in stations) + (parent_of(parent_of(pid)) in stations)
+            found[("station", "run", "kernel")[forks]].append(pid)
+    return found
 
 
 def wait_until(condition, seconds):

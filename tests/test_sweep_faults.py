@@ -1,20 +1,18 @@
-"""What machines do to a study: deaths, hangs, full disks, two sweeps at once; and that nothing leaks from run to run."""
+"""What machines do to a study: deaths, hangs, full disks, lost schedulers; and that nothing leaks from run to run."""
 
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-import uuid
 
 import numpy as np
 import pytest
-from studies import command, content, end, parent_of, processes, rows, sweep, wait_until, write_notebook
+from studies import command, content, marked, no_process_left, processes, rows, sweep, wait_until, write_notebook
 
 import vqcore as vq
 from vqcore.sweep import folder as store
@@ -36,34 +34,12 @@ def notebook(tmp_path_factory):
 @pytest.fixture
 def mark():
     """A text in the environment of all processes that a test starts; at its end none of them may live."""
-    text = f"VQ_TEST_MARK={uuid.uuid4().hex}"
-    yield text
-    left = processes(text)
-    for pid in left:
-        end(pid)
-    assert not left, left
-
-
-def marked(mark):
-    return dict([mark.split("=")])
+    with no_process_left() as text:
+        yield text
 
 
 def failures(folder):
     return {found["parameters"]["name"]: found for found in json.loads((folder / "results.json").read_text())["failed"]}
-
-
-def living(mark, driver):
-    """The processes of a sweep by what they are: driver, worker, station, run, kernel; lists of pids."""
-    found = {"driver": [driver.pid] if driver.poll() is None else [], "worker": [], "station": [], "run": [], "kernel": []}
-    lines = processes(mark)
-    stations = {pid for pid, line in lines.items() if "vqcore.sweep.station" in line}
-    for pid, line in lines.items():
-        if "spawn_main" in line:
-            found["worker"].append(pid)
-        elif pid in stations:
-            forks = (parent_of(pid) in stations) + (parent_of(parent_of(pid)) in stations)
-            found[("station", "run", "kernel")[forks]].append(pid)
-    return found
 
 
 LEAKY = """
@@ -139,45 +115,6 @@ def test_every_end_of_a_run_has_its_true_name(tmp_path, notebook, mark):
     assert wait_until(lambda: not processes(mark), 5), "what a notebook starts ends with it"
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_killed_at_random_moments_and_resumed_to_the_same_table(tmp_path, notebook, mark):
-    arguments = ["-p", "n=0:30", "-p", "width=0.5,2", "--workers", 2, "--retries", 5]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    done = sweep(notebook, whole, *arguments, timeout=400, **marked(mark))
-    assert done.returncode == 0, done.stdout
-    assert len(rows(whole)) == 60
-
-    rng, proofs, victims, driver = random.Random(0), {}, [], None
-    while len(victims) < 20 and len(proofs) < 55:
-        if driver is None or driver.poll() is not None:
-            driver = subprocess.Popen(command(notebook, broken, *arguments), env=os.environ | marked(mark), stdout=-3, stderr=-3)
-        wait_until(lambda: driver.poll() is not None or living(mark, driver)["kernel"], 60)
-        time.sleep(rng.uniform(0, 1.2))
-        # A station is forked into runs, and these into kernels: three of the five that can be hit.
-        candidates = living(mark, driver)
-        kind = rng.choice([kind for kind, pids in candidates.items() if pids] or ["driver"])
-        end(rng.choice(candidates[kind] or [driver.pid]))
-        victims.append(kind)
-        for path in (broken / "done").glob("*/record.json"):
-            assert store.proven(broken, path.parent.name), "what stands in done/ is proven at every moment"
-            assert proofs.setdefault(path, path.read_bytes()) == path.read_bytes(), "a finished run is not made again"
-        if kind == "driver":
-            driver.wait(10)
-    assert 0 < len(proofs) < 60, "killed before the first run was done, or after the last"
-    if driver.poll() is None:
-        driver.send_signal(signal.SIGTERM)
-        driver.wait(60)
-    assert wait_until(lambda: not processes(mark), 20), processes(mark)
-    done = sweep(notebook, broken, *arguments, timeout=400, **marked(mark))
-    assert done.returncode == 0, done.stdout
-    assert content(broken) == content(whole)
-    for path, proof in proofs.items():
-        assert path.read_bytes() == proof
-    assert list((broken / ".private").iterdir()) == []
-    print(f"killed: {({kind: victims.count(kind) for kind in set(victims)})}, {len(proofs)} runs done before the last call")
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGKILL))])
 def test_a_driver_that_is_stopped_takes_everything_with_it(tmp_path, notebook, mark, number):
     arguments = ["-p", "n=1", "-p", 'name="ok","hang"', "--workers", 2]
@@ -198,28 +135,6 @@ def test_a_driver_that_is_stopped_takes_everything_with_it(tmp_path, notebook, m
         driver.stderr.close()
     (run,) = expand(read_notebook(notebook), {"n": 1, "name": "ok"})
     assert store.proven(tmp_path / "runs", run.key)
-
-
-@pytest.mark.parametrize("n_times", [1, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
-def test_two_sweeps_of_one_folder_make_no_run_twice(tmp_path, notebook, mark, n_times):
-    for number in range(n_times):
-        folder, log = tmp_path / f"runs{number}", tmp_path / f"log{number}"
-        env = os.environ | marked(mark) | {"VQ_TEST_LOG": str(log)}
-        both = [
-            subprocess.Popen(command(notebook, folder, "-p", "n=0:8", "--workers", 1), env=env, stdout=subprocess.PIPE, text=True)
-            for _ in range(2)
-        ]
-        n_polls = 0
-        while any(driver.poll() is None for driver in both):
-            for path in folder.glob("results.*"):
-                text = path.read_text()
-                assert text.endswith("\n") and (path.suffix == ".csv" or json.loads(text)), "read while it was written"
-                n_polls += 1
-            time.sleep(0.002)
-        said = [driver.communicate()[0] for driver in both]
-        assert [driver.returncode for driver in both] == [0, 0], said
-        assert sorted(log.read_text().splitlines()) == [f"{n} 0.5 ok" for n in range(8)], said
-        assert len(rows(folder)) == 8
 
 
 @pytest.fixture
@@ -279,19 +194,6 @@ def test_a_folder_that_cannot_be_written_is_refused_within_a_second(small_disk, 
     with pytest.raises(vq.InputError, match="cannot be written"):
         vq.sweep.sweep(notebook, {"n": [1, 2]}, disk / "runs")
     assert time.monotonic() - start < 1
-
-
-@pytest.mark.slow
-def test_a_foreign_kernel_is_left_alone(tmp_path, notebook, mark):
-    foreign = subprocess.Popen([sys.executable, "-m", "ipykernel_launcher", "-f", str(tmp_path / "kernel.json")], stdout=-3, stderr=-3)
-    try:
-        names = '"ok","die","kill","hang","runner"'
-        done = sweep(notebook, tmp_path / "runs", "-p", f"name={names}", "--retries", 0, "--timeout", 2, **marked(mark))
-        assert done.returncode == 1 and len(rows(tmp_path / "runs")) == 1
-        assert foreign.poll() is None
-    finally:
-        foreign.kill()
-        foreign.wait()
 
 
 @pytest.mark.slow
