@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vqcore.kernels import compiled, nearest
 from vqcore.kernels.threads import SMALL, TURNS, share
 
 MUCH = 100 * SMALL
@@ -138,3 +139,14 @@ def test_helpers_are_started_once(four):
     for _ in range(50):
         share(run_of, 4, MUCH)
     assert count() == before >= 3
+
+
+def test_a_loop_that_is_only_compiled_into_others_refuses_python():
+    """It has no way in for Python: without a word to say so, a call would end the process."""
+    point = np.ones((1, 2))
+    for _ in range(2):
+        with pytest.raises(TypeError, match="compiles"):
+            nearest.sq_dist(point, 0, point, 0)
+    compiled.assign(point, point)
+    with pytest.raises(TypeError, match="compiles"):
+        nearest.sq_dist(point, 0, point, 0)

@@ -30,13 +30,22 @@ def njit(*function, **options):
     """
     if not function:
         return lambda function: njit(function, **options)
-    if not options.get("cache"):
-        # Only called by other loops, never by Python: the ways in from there take a tenth of the compiling.
-        options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    compiled = numba.njit(**options)(*function)
     if options.get("cache"):
+        compiled = numba.njit(**options)(*function)
         compiled._cache._cache_file._source_stamp = _SOURCES
+        return compiled
+    # Only called by other loops: the ways in for Python would take a fifth of the compiling.
+    compiled = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(*function)
+    compiled._insert, compiled._compile_for_args = _leave_out, _refuse
     return compiled
+
+
+def _leave_out(*_):
+    """No entry for calls from Python: it would lead nowhere."""
+
+
+def _refuse(*_, **__):
+    raise TypeError("this loop is only compiled into others: call it from a function that numba compiles")
 
 
 class _Word(event.Listener):
