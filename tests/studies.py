@@ -51,7 +51,19 @@ if name == "orphans":
     import subprocess
     child = subprocess.Popen(["sleep", "600"])
     open(os.environ["VQ_TEST_ORPHAN"], "w").write(str(child.pid))
-if name == "runner":
+if "detached" in name:
+    import subprocess
+    child = subprocess.Popen(["sh", "-c", "(while sleep 0.05; do date +%N > late.txt; done)& sleep 600"], start_new_session=True)
+    while not os.path.exists("late.txt"):
+        time.sleep(0.01)
+if name == "segv":
+    os.kill(os.getpid(), 11)
+if name == "stop":
+    os.kill(os.getpid(), 19)
+if name == "interrupt":
+    os.kill(os.getpid(), 2)
+    time.sleep(600)
+if "runner" in name:
     os.kill(os.getppid(), 9)
     time.sleep(600)
 if name == "once" and not os.path.exists(os.environ["VQ_TEST_ONCE"]):

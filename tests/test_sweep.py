@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 import threading
+import time
 
 import nbformat
 import numpy as np
@@ -23,7 +24,7 @@ from vqcore.sweep.recording import recorded
 from vqcore.sweep.runner import cell_at_fault
 from vqcore.sweep.showing import Lines, shown
 from vqcore.sweep.study import Study
-from vqcore.sweep.table import row_of, write_table
+from vqcore.sweep.table import proven_records, row_of, write_table
 
 
 @pytest.fixture(scope="module")
@@ -268,12 +269,51 @@ def test_a_record_that_the_notebook_wrote_is_none(tmp_path, kind):
 def test_one_sweep_at_a_time_writes_the_table(tmp_path, notebook):
     folder = store.open_folder(tmp_path / "runs")
     writer = threading.Thread(target=write_table, args=(folder, read_notebook(notebook), []))
-    with store.locked(folder, "table"):
+    with store.locked(folder, store.SHARED):
         writer.start()
         writer.join(0.3)
         assert writer.is_alive() and not (folder / "results.json").exists()
     writer.join()
     assert (folder / "results.csv").exists()
+
+
+def proven_run(folder, study, n):
+    """A run, made by hand."""
+    (run,) = expand(study, {"n": n})
+    private = folder / ".private" / f"{run.key}-1"
+    private.mkdir()
+    machine = {"host": "h", "python": "3"}
+    about = {"seconds": 1, "tries": 1, "started": "now", "threads": 1, "machine": machine, "versions": {}, "results": {}}
+    store.publish(folder, run.key, private, {"key": run.key, "status": "done", "notebook": {"digest": study.digest}, "parameters": run.parameters} | about)
+
+
+def test_a_table_does_not_wait_for_a_process_that_is_stopped(tmp_path, notebook, monkeypatch):
+    """A writer holds the lock and is stopped between reading the records and writing them; then it goes on."""
+    monkeypatch.setattr("vqcore.sweep.folder.PATIENCE", 0.2)
+    study, folder = read_notebook(notebook), store.open_folder(tmp_path / "runs")
+    proven_run(folder, study, 1)
+    has_read, goes_on = threading.Event(), threading.Event()
+
+    def stopped(folder, notebook):
+        found = proven_records(folder, notebook)
+        if threading.current_thread() is writer and not has_read.is_set():
+            has_read.set()
+            goes_on.wait()
+        return found
+
+    monkeypatch.setattr("vqcore.sweep.table.proven_records", stopped)
+    writer = threading.Thread(target=write_table, args=(folder, study, []))
+    writer.start()
+    try:
+        assert has_read.wait(10)
+        proven_run(folder, study, 2)
+        begun = time.monotonic()
+        assert [row["n"] for row in write_table(folder, study, [])] == [1, 2] and len(rows(folder)) == 2
+        assert time.monotonic() - begun < 5
+    finally:
+        goes_on.set()
+        writer.join()
+    assert len(rows(folder)) == 2, "what was written in between is lost"
 
 
 def test_no_column_hides_another():

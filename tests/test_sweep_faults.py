@@ -83,6 +83,16 @@ def test_only_imports_that_are_safe_are_made_in_advance():
     assert modules_to_preload(sources) == ["numpy", "scipy.spatial", "vqcore", "vqcore.fit_lloyd", "vqcore.view"]
 
 
+def test_what_a_notebook_detaches_ends_with_its_run(tmp_path, notebook, mark):
+    done = sweep(notebook, tmp_path / "runs", "-p", 'name="detached","runner, detached"', "--workers", 1, "--retries", 0, **marked(mark))
+    assert done.returncode == 1 and "1 done now, 0 done earlier, 1 failed" in done.stdout, done.stdout
+    (path,) = (tmp_path / "runs" / "done").glob("*/late.txt")
+    before = path.read_bytes()
+    time.sleep(0.3)
+    assert path.read_bytes() == before and store.proven(tmp_path / "runs", path.parent.name), "changed after the end of its run"
+    assert not processes(mark)
+
+
 def test_deaths_get_the_right_name_and_are_tried_again(tmp_path, notebook, mark):
     once, log = tmp_path / "once", tmp_path / "log"
     env = marked(mark) | {"VQ_TEST_ONCE": str(once), "VQ_TEST_LOG": str(log)}
@@ -100,7 +110,7 @@ def test_deaths_get_the_right_name_and_are_tried_again(tmp_path, notebook, mark)
 @pytest.mark.timeout(600)
 def test_every_end_of_a_run_has_its_true_name(tmp_path, notebook, mark):
     expected = {"raise": "error", "exit": "exit", "exit 1": "exit", "die": "kernel died", "kill": "kernel died", "hang": "timeout",
-                "deaf": "timeout", "runner": "killed"}  # fmt: skip
+                "deaf": "timeout", "runner": "killed", "segv": "kernel died", "stop": "timeout", "interrupt": "interrupted"}  # fmt: skip
     listed = ",".join(json.dumps(name) for name in ("ok", *expected))
     orphan = tmp_path / "orphan"
     arguments = ["-p", f'name={listed},"orphans"', "--workers", 2, "--retries", 0, "--timeout", 4]
@@ -109,7 +119,7 @@ def test_every_end_of_a_run_has_its_true_name(tmp_path, notebook, mark):
     found = failures(tmp_path / "runs")
     assert {name: each["kind"] for name, each in found.items()} == expected
     assert {row["name"] for row in rows(tmp_path / "runs")} == {"ok", "orphans"}
-    for name in ("hang", "deaf"):
+    for name in ("hang", "deaf", "stop"):
         failed = json.loads((tmp_path / "runs" / "failed" / found[name]["key"] / "failure.json").read_text())
         assert failed["seconds"] <= 4 + 5, "ended within five seconds of the limit"
     assert wait_until(lambda: not processes(mark), 5), "what a notebook starts ends with it"

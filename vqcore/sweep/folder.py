@@ -3,7 +3,7 @@
     done/KEY/     notebook.ipynb, whatever files the run wrote, and record.json: there in whole or not at all
     failed/KEY/   how far a run came, and failure.json
     .private/     runs in progress, each in a folder of its own that is renamed into done/ or failed/
-    .locks/       one empty file a run, held by the process that runs it and released by its death
+    .locks/       one empty file a run, held by the process that runs it and released by its death; and one for what all share
     .notebooks/   the notebooks, without outputs, under the hash of their code
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from vqcore.sweep.grid import canonical
 from vqcore.writing import write_whole
 
 PARTS = ("done", "failed", ".private", ".locks", ".notebooks")
+# The lock of the table and of the notebooks. It is held for a moment; but a process may be stopped in that moment, by
+# Ctrl-Z or with the machine it runs on, and nobody should wait for it longer than this.
+SHARED, PATIENCE = "table", 10.0
 
 
 def open_folder(path, needed_bytes=0):
@@ -31,7 +35,10 @@ def open_folder(path, needed_bytes=0):
     try:
         for part in PARTS:
             (path / part).mkdir(parents=True, exist_ok=True)
-        write_whole(path / ".private" / f"probe-{os.getpid()}", b"probe").unlink()
+        # Of one name, so that what a death leaves here is gone the next time.
+        probe = path / ".private" / "probe"
+        probe.write_bytes(b"probe")
+        probe.unlink(missing_ok=True)
         free = shutil.disk_usage(path).free
     except OSError as error:
         raise InputError(f"the folder {path} cannot be written: {error.strerror}") from None
@@ -45,32 +52,32 @@ def store_notebook(folder, notebook):
     target = folder / ".notebooks" / f"{notebook.digest}.ipynb"
     content = notebook.text.encode()
     if not target.exists() or target.read_bytes() != content:
-        write_whole(target, content)
+        with locked(folder, SHARED, PATIENCE):
+            write_whole(target, content)
 
 
 @contextmanager
-def locked(folder, key, wait=False):
-    """True while this process holds the lock of a run, False if another does; a process that dies lets it go."""
+def locked(folder, key, seconds=0.0):
+    """True while this process holds a lock, False if another held it all these seconds; a process that dies lets it go."""
+    end = time.monotonic() + seconds
     with open(folder / ".locks" / key, "ab") as file:
-        held = _lock(file.fileno(), wait)
+        while not (held := _lock(file.fileno())) and time.monotonic() < end:
+            time.sleep(0.05)
         yield held
         # Closing releases it.
 
 
-def _lock(handle, wait):
+def _lock(handle):
     try:
-        import fcntl
-    except ImportError:
-        import msvcrt
-
         try:
-            msvcrt.locking(handle, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            import msvcrt
+
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
         return False
     return True
 
@@ -87,6 +94,10 @@ def clear_all_leftovers(folder):
         with locked(folder, key) as held:
             if held:
                 clear_leftovers(folder, key)
+    with locked(folder, SHARED) as held:
+        if held:
+            for unfinished in (*folder.glob(".*.tmp"), *folder.glob(".notebooks/.*.tmp")):
+                unfinished.unlink(missing_ok=True)
 
 
 def sealed(record):
@@ -126,7 +137,7 @@ def digest_of(path):
 
 
 def publish(folder, key, private, record):
-    """Rename a run's private folder to its place, in whole, its record written last; then forget its failures."""
+    """Rename a run's private folder to its place, in whole, its record written last; its last failure is forgotten."""
     # A record is this function's alone to write, whatever the notebook may have put there.
     _remove(private / "record.json")
     for path in sorted(private.rglob("*")):
@@ -136,8 +147,9 @@ def publish(folder, key, private, record):
     files = sorted(path for path in private.rglob("*") if path.is_file() and not path.is_symlink())
     record = record | {"files": {path.relative_to(private).as_posix(): digest_of(path) for path in files}}
     write_whole(private / "record.json", sealed(record))
+    # Before, because nobody would look for the failure of a run that is done.
+    _put_away(folder, folder / "failed" / key)
     _take_place(folder, private, folder / "done" / key)
-    shutil.rmtree(folder / "failed" / key, ignore_errors=True)
 
 
 def _remove(path):
@@ -154,12 +166,17 @@ def keep_failure(folder, key, private, found):
     _take_place(folder, private, folder / "failed" / key)
 
 
-def _take_place(folder, private, home):
+def _put_away(folder, home):
+    """Remove a folder in one step: a death on the way leaves nothing that could be taken for the whole."""
     if home.exists():
-        # A folder is replaced by two renames; after a crash between them the run is not proven, and runs again.
         old = folder / ".private" / f"{home.name}-old-{os.getpid()}"
         os.rename(home, old)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _take_place(folder, private, home):
+    # A folder is replaced by two renames; after a death between them the run is not proven, and runs again.
+    _put_away(folder, home)
     os.rename(private, home)
     if os.name == "posix":
         handle = os.open(home.parent, os.O_RDONLY)

@@ -48,16 +48,21 @@ class Waiting:
 
     def poll(self):
         """Its exit code, or None while it lives."""
-        if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-        return self.returncode
+        return self._waited(os.WNOHANG)
 
     def wait(self):
         """Its exit code, once it has ended."""
+        return self._waited(0)
+
+    def _waited(self, options):
         if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            try:
+                pid, status = os.waitpid(self.pid, options)
+            except ChildProcessError:
+                # Killed and waited for with all other children.
+                pid, status = self.pid, signal.SIGKILL
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode
 
     def send_signal(self, number):

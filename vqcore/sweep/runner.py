@@ -6,6 +6,7 @@ The process that supervises it passes a folder for the kernel's sockets, with `t
 
 import errno
 import json
+import math
 import os
 import platform
 import shutil
@@ -17,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 from vqcore.sweep import folder as store
-from vqcore.sweep.ending import LOG, end_kernel
+from vqcore.sweep.ending import LOG, adopt_orphans, end_children, end_kernel
 from vqcore.sweep.recording import recorded
 
 NEEDED_BYTES = 4_000_000
@@ -34,11 +35,12 @@ class Failed(Exception):
 
 def main(sockets, waiting=None):
     """Run the task in `sockets`; `waiting` is a forked process that will be the kernel, or None."""
+    adopt_orphans()
     sockets = Path(sockets)
     task = json.loads((sockets / "task.json").read_text())
     folder, key = Path(task["folder"]), task["key"]
     try:
-        with store.locked(folder, key, task["wait"]) as held:
+        with store.locked(folder, key, math.inf if task["wait"] else 0.0) as held:
             outcome = _locked_run(task, folder, sockets, waiting) if held else {"status": "elsewhere"}
     except OSError as error:
         outcome = {"status": "failed", **_of_os_error(error)}
@@ -155,6 +157,8 @@ def _papermill(source, output, task, sockets, waiting):
         raise Failed(kind, f"{type(error).__name__}: {error}"[:500]) from None
     finally:
         end_kernel(sockets)
+        # Before its files are taken as they are: what still runs could change them.
+        end_children()
 
 
 def _cell_in(output):
@@ -188,6 +192,7 @@ def end_with(life, sockets):
         while os.read(life, 1):
             pass
         end_kernel(sockets)
+        end_children()
         shutil.rmtree(sockets, ignore_errors=True)
         os._exit(1)
 

@@ -15,6 +15,8 @@ import signal
 import sys
 from pathlib import Path
 
+from vqcore.sweep.ending import adopt_orphans, end_children
+
 IDLE_SECONDS = 120
 # What runs and kernels need themselves; the notebook's own imports come on top.
 NEEDED = (
@@ -31,6 +33,7 @@ def main(life, modules):
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     # Registered first, and so called last: after a kernel's own farewells it spares the interpreter's, half a second.
     atexit.register(os._exit, 0)
+    adopt_orphans()
     for name in (*NEEDED, *modules):
         try:
             import_name(name)
@@ -53,6 +56,8 @@ def main(life, modules):
             return
         _reply({"begun": pid})
         _, status = os.waitpid(pid, 0)
+        # Of a run that was killed, what it would have ended itself.
+        end_children()
         _reply({"ended": os.waitstatus_to_exitcode(status)})
 
 

@@ -33,14 +33,24 @@ def row_of(record):
 
 def write_table(folder, notebook, failures):
     """Write results.csv and results.json, each in whole; the rows."""
-    # What another sweep of this folder proves in between must not be missing from the table that is written last.
-    with store.locked(folder, "table", wait=True):
-        records = proven_records(folder, notebook)
-        rows = [row_of(record) for record in records]
-        everything = {"notebook": notebook.name, "digest": notebook.digest, "runs": records, "failed": failures}
-        write_whole(folder / "results.json", (json.dumps(everything, indent=1) + "\n").encode())
-        write_whole(folder / "results.csv", _csv(rows, notebook.declared).encode())
+    # What another sweep of this folder proves in between must not be missing from the table that is written last: so
+    # one writes after the other. One that does not let go is not waited for; should it be the last after all, it sees
+    # what it has missed, and writes again.
+    with store.locked(folder, store.SHARED, store.PATIENCE):
+        for _ in range(2):
+            seen = _keys(folder)
+            records = proven_records(folder, notebook)
+            rows = [row_of(record) for record in records]
+            everything = {"notebook": notebook.name, "digest": notebook.digest, "runs": records, "failed": failures}
+            write_whole(folder / "results.json", (json.dumps(everything, indent=1) + "\n").encode())
+            write_whole(folder / "results.csv", _csv(rows, notebook.declared).encode())
+            if _keys(folder) == seen:
+                break
     return rows
+
+
+def _keys(folder):
+    return sorted(path.name for path in (folder / "done").iterdir())
 
 
 def _csv(rows, declared):
