@@ -42,7 +42,7 @@ def test_every_explorer_is_made_and_moves(exhibit):
         assert explorer.summary() != before
         return
     for name, control in explorer.controls.items():
-        options, picture, value = list(getattr(control, "options", ())), explorer.picture.value, control.value
+        options, picture, value = list(getattr(control, "_options_values", ())), explorer.picture.value, control.value
         first, last = getattr(control, "min", False), getattr(control, "max", True)
         first, last = (options[0], options[-1]) if options else (first, last)
         explorer.set(**{name: last if value != last else first})

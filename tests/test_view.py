@@ -501,6 +501,17 @@ def test_controls_refuse_what_they_do_not_allow(points, fit):
     assert explorer.state == {"step": 0}
 
 
+@pytest.mark.parametrize("law", [Normal(), Uniform(0.0, 1.0), Exponential(1.0)], ids=lambda law: type(law).__name__)
+def test_a_law_explorer_calls_an_asymptote_what_is_one(law):
+    explorer = view.LawExplorer(law, largest=64)
+    ratios = explorer.distortions * np.arange(1, 65) ** 2 / explorer.constant
+    off = np.abs(ratios - 1)
+    assert off[-1] < 0.06 and off[-1] <= off[7] + 1e-9 <= off[0] + 2e-9  # it is neared
+    explorer.set(n_codewords=8)
+    assert f"{ratios[7]:.3f} times {explorer.constant:.4g} / N², its asymptote for large N and no bound" in repr(explorer)
+    assert any("asymptote" in text.get_text() for ax in explorer.figure().axes for text in ax.texts)
+
+
 def test_a_law_explorer_shows_the_optimal_cells():
     explorer = view.LawExplorer(Normal(), largest=8)
     first = explorer.picture.value
@@ -710,7 +721,7 @@ def test_codewords_move_by_mouse_keyboard_and_buttons(page, points, fit):
     page.keyboard.press("Shift+ArrowUp")
     assert codebook()[4, 1] == pytest.approx(moved[4, 1] + 0.002 * (box[1] - box[0]))
     page.keyboard.press("Tab")  # past the last codeword: on to the buttons, so the canvas is no trap
-    assert page.evaluate("document.activeElement.textContent") .startswith("½ Move")
+    assert page.evaluate("document.activeElement.textContent") .startswith("1st half")
 
     page.get_by_role("button", name="Undo").click()
     page.get_by_role("button", name="Undo").click()
@@ -736,15 +747,15 @@ def test_a_lloyd_step_goes_by_halves(page, points, fit):
     codes = reference.assign(points, start)[0]
     before = canvas.screenshot()
 
-    press("½ Move")
+    press("1st half")
     assert_allclose(place(), fit.codebooks[1], atol=1e-12)
     assert told() == pytest.approx(((points - fit.codebooks[1][codes]) ** 2).sum(1).mean(), rel=1e-12)
-    assert page.get_by_role("button", name="½ Move").is_disabled()
+    assert page.get_by_role("button", name="1st half").is_disabled()
     halfway = canvas.screenshot()
-    press("½ Assign")
+    press("2nd half")
     assert_allclose(place(), fit.codebooks[1], atol=1e-12)
     assert told() == pytest.approx(fit.distortions[1], rel=1e-12)
-    assert page.get_by_role("button", name="½ Assign").is_disabled()
+    assert page.get_by_role("button", name="2nd half").is_disabled()
     assert len({before, halfway, canvas.screenshot()}) == 3
 
     press("Undo")

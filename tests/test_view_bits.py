@@ -140,10 +140,9 @@ def test_what_is_written_above_the_outermost_levels_has_room():
         explorer.set(value=value, n_bits=1)
         fig = explorer.figure()
         fig.canvas.draw()
-        for ax in fig.axes:
-            frame, scale = ax.bbox, fig.dpi / 72
-            for words in ax.artists:
-                for place, text in zip(ax.transData.transform(words.places), words.texts):
-                    outline = letters(text, FontProperties(family="DejaVu Sans", weight=words.weight), words.size, words.align)
-                    corners = place + scale * (outline.vertices + words.offset)
-                    assert frame.contains(*corners.min(axis=0)) and frame.contains(*corners.max(axis=0)), text
+        for words in (words for ax in fig.axes for words in ax.artists):
+            font = FontProperties(family="DejaVu Sans", weight=words.weight)
+            for place, text in zip(words.axes.transData.transform(words.places), words.texts):
+                outline = letters(text, font, words.size, words.align).vertices + words.offset
+                corners = place + fig.dpi / 72 * np.stack([outline.min(axis=0), outline.max(axis=0)])
+                assert all(words.axes.bbox.contains(*corner) for corner in corners), text

@@ -89,6 +89,25 @@ def test_the_tree_is_that_of_the_fits(points, soft):
     assert "5 distinct of 5" in soft.summary()
 
 
+def test_the_temperature_stands_beside_its_slider_and_is_the_one_of_the_picture(soft):
+    slider = soft.controls["index"]
+    for index in (0, 7, 24):
+        slider.index = index  # as the slider and the button that plays do in a browser
+        assert float(slider.label) == pytest.approx(soft.fits[index].temperature, rel=5e-3)
+        assert f"temperature {soft.fits[index].temperature:.4g}," in soft.picture.alt
+    before = soft.state
+    for wrong in (25, -1, 1.5, "0.1"):
+        with pytest.raises(InputError, match="allows 0 to 24"):
+            soft.set(index=wrong)
+    assert soft.state == before
+
+
+def test_the_critical_temperature_is_twice_the_variance_along_the_axis_of_the_picture(points, soft):
+    assert soft.critical == pytest.approx(2 * np.var(points @ soft.axis), rel=1e-12)
+    told = [text.get_text() for text in soft.figure().axes[1].texts]
+    assert told == [f"critical\nT = {soft.critical:.3g}"] and "twice the variance along the main axis" in soft.summary()
+
+
 def test_the_colour_is_the_number_of_codewords_that_share_a_place(soft):
     assert np.abs(soft._sharing(soft.fits[0]) - 5).max() < 1e-4  # all on one spot, so all share alike
     cold = soft._sharing(soft.fits[24])

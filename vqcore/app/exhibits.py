@@ -184,7 +184,7 @@ EXHIBITS = (
     ),
     Exhibit(
         "Random rounding",
-        "The nearer a value lies to a level, the more often it goes there: right on average, unless the chances are swapped.",
+        "The nearer a value is to a level, the more often it goes there: right on average, unless chances are swapped.",
         "06_bit_packing", rounding,
     ),
     Exhibit(

@@ -23,6 +23,7 @@ from vqcore.view.picture import Picture
 # A frame has more pixels than the page shows, so that it is sharp on a projector at 125 %.
 FRAME_DPI = 125
 MOST_FRAMES = 400
+MOST_TOLD = 16  # values of a list in an error
 N_OWN = 140  # colours of a frame that are its own
 BESIDE = {"style": {"description_width": "8px"}, "layout": {"width": "220px"}}  # a check box, with room for its focus
 # Seconds after a move until what may come next is drawn: the picture must be on its way, which a busy process delays.
@@ -72,6 +73,10 @@ class Explorer:
             if name not in self.controls:
                 raise InputError(f"{name}={value!r}: the controls are {', '.join(self.controls)}")
             control = self.controls[name]
+            listed = [False, True] if isinstance(control, ipywidgets.Checkbox) else _listed(control)
+            if listed and value not in listed:
+                told = f"{listed[0]} to {listed[-1]}" if len(listed) > MOST_TOLD else ", ".join(map(str, listed))
+                raise InputError(f"{name}={value!r}: the control allows {told}")
             before, control.value = control.value, value
             if control.value != value:  # a slider clips silently
                 allowed, control.value = control.value, before
@@ -126,8 +131,8 @@ class Explorer:
         """A state as the browser knows it: the model id of each control to a trait and its value."""
         places = {}
         for name, control in self.controls.items():
-            values = getattr(control, "_options_values", None)  # a list speaks of places in it
-            place = ["value", state[name]] if values is None else ["index", values.index(state[name])]
+            values = _listed(control)  # a list speaks of places in it
+            place = ["index", values.index(state[name])] if values else ["value", state[name]]
             places[control.model_id] = place
         return places
 
@@ -135,7 +140,7 @@ class Explorer:
         """The state in which the changed control has gone once more as far, or None."""
         control, state = change["owner"], self.state
         (name,) = (name for name, other in self.controls.items() if other is control)
-        options = getattr(control, "_options_values", None)
+        options = _listed(control)
         before, now = (options.index(change[which]) if options else change[which] for which in ("old", "new"))
         if isinstance(now, bool):
             return None
@@ -153,6 +158,11 @@ class Explorer:
         fig = self.figure()
         bundle = self.widget._repr_mimebundle_() | figures.mimebundle(fig, self.summary())
         return bundle, figures.mimedata(fig, self.summary())
+
+
+def _listed(control):
+    """The values from which a control takes one, or an empty list: any in its range."""
+    return list(getattr(control, "_options_values", ()))
 
 
 class _Canvas:

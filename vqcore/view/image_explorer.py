@@ -42,14 +42,6 @@ class ImageExplorer(Explorer):
             "n_codewords": ipywidgets.SelectionSlider(options=numbers, description="codewords", **wide),
         })  # fmt: skip
 
-    def set(self, **values):
-        """Move controls by name, as a hand would; a value they do not allow is refused."""
-        for name, value in values.items():
-            if name in self.controls and value not in self.controls[name].options:
-                allowed = ", ".join(map(str, self.controls[name].options))
-                raise InputError(f"{name}={value!r}: the control allows {allowed}")
-        super().set(**values)
-
     def frame(self, state):
         """JPEG bytes of the picture in a state; drawn once."""
         self._canvas = self._canvas or _Photographs(self)

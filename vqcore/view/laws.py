@@ -11,7 +11,7 @@ NAMED = 12  # codewords whose codes stand apart
 
 
 class LawExplorer(Explorer):
-    """A slider over the number of codewords: the cells of a law, their weights, and the distortion against theory.
+    """A slider over the number of codewords: the cells of a law, their weights, and the distortion against its asymptote.
 
     Args:
         law: a law of `vqcore.sources`.
@@ -26,7 +26,7 @@ class LawExplorer(Explorer):
         self.codebooks = [np.asarray(codebook_of(n), dtype=np.float64) for n in range(1, largest + 1)]
         self.cells = [voronoi.cells(law, codebook) for codebook in self.codebooks]
         self.distortions = np.array([cells.distortion for cells in self.cells])
-        self.limit = high_resolution_constant(law)
+        self.constant = high_resolution_constant(law)
         slider = ipywidgets.IntSlider(min(8, largest), 1, largest, description="codewords",
                                       layout=ipywidgets.Layout(width="420px"))  # fmt: skip
         super().__init__({"n_codewords": slider})
@@ -42,8 +42,8 @@ class LawExplorer(Explorer):
         axes["weights"].set(xlim=axes["law"].get_xlim(), ylim=(0, 1.3 * most), ylabel="weight × N", xlabel="value")
         draw.draw_bound(axes["weights"], axes["law"].get_xlim(), 1.0, "equal weights")
         draw.draw_distortions(axes["curve"], self.distortions, steps=numbers, log=True)
-        draw.draw_bound(axes["curve"], numbers, self.limit / numbers**2, f"{self.limit:.3g} / N²")
-        axes["curve"].set(xscale="log", xlabel="codewords N", title="Against the limit for many cells")
+        draw.draw_bound(axes["curve"], numbers, self.constant / numbers**2, f"asymptote\n{self.constant:.3g} / N²")
+        axes["curve"].set(xscale="log", xlabel="codewords N", title="It nears its asymptote")
 
     def draw_moving(self, axes, state):
         cells, codebook = self.cells[state["n_codewords"] - 1], self.codebooks[state["n_codewords"] - 1]
@@ -59,8 +59,8 @@ class LawExplorer(Explorer):
         cells = self.cells[n - 1]
         return (
             f"{self.law!r}, {_cells(n)}: distortion {cells.distortion:.6g}, "
-            f"{cells.distortion * n**2 / self.limit:.3f} times the limit {self.limit:.4g} / N²; "
-            f"weights from {cells.weights.min():.4f} to {cells.weights.max():.4f}"
+            f"{cells.distortion * n**2 / self.constant:.3f} times {self.constant:.4g} / N², its asymptote for large N "
+            f"and no bound; weights from {cells.weights.min():.4f} to {cells.weights.max():.4f}"
         )
 
 

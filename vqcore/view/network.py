@@ -40,14 +40,6 @@ class NetworkExplorer(Explorer):
             "trained": ipywidgets.Checkbox(False, description="train the codebooks", **BESIDE),
         })  # fmt: skip
 
-    def set(self, **values):
-        """Move controls by name, as a hand would; a value they do not allow is refused."""
-        for name, value in values.items():
-            allowed = getattr(self.controls.get(name), "options", (False, True))
-            if name in self.controls and value not in allowed:
-                raise InputError(f"{name}={value!r}: the control allows {', '.join(map(str, allowed))}")
-        super().set(**values)
-
     def new_figure(self):
         return figures.mosaic([["before", "plane"], ["now", "plane"]], (9.2, 4.4), width_ratios=[1, 1.15])
 

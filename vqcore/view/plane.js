@@ -223,8 +223,8 @@ function render({ model, el }) {
     const found = held ? held.found : measure(points, book), after = means(found);
     change(after, whole ? null : { found, book: book.slice() });
   };
-  const first = button("½ Move codewords to the means", () => advance(false));
-  const second = button("½ Assign points anew", () => change(book.slice()));
+  const first = button("1st half-step: codewords to the means", () => advance(false));
+  const second = button("2nd half-step: points to the nearest", () => change(book.slice()));
   button("Lloyd step", () => { if (held) change(book.slice()); else advance(true); });
   button("Undo", () => { if (past.length) { [book, held] = past.pop(); draw(); tell(); } });
   button("Start again", () => change(start.slice()));

@@ -18,7 +18,7 @@ class SoftExplorer(Explorer):
 
     In the plane, colour is the number of codewords that share a place: the exponential of the entropy of its
     shares. Beside it stands every codeword's position along the main axis of the points, at all temperatures, and
-    dashed the first critical one: twice the largest eigenvalue of the covariance.
+    dashed the first critical one: twice the largest eigenvalue of the covariance, the variance along that axis.
 
     Args:
         points: (n, 2) of any array library.
@@ -39,10 +39,12 @@ class SoftExplorer(Explorer):
         self.axis = np.linalg.eigh(covariance)[1][:, -1]
         self.axis = self.axis * np.sign(self.axis[np.abs(self.axis).argmax()])
         self.spread = float(np.sqrt(np.trace(covariance)))
-        slider = ipywidgets.IntSlider(n_temperatures // 3, 0, n_temperatures - 1, description="colder", readout=False,
-                                      layout=ipywidgets.Layout(width="420px"))  # fmt: skip
-        play = ipywidgets.Play(value=slider.value, min=0, max=slider.max, interval=300, show_repeat=False)
-        ipywidgets.jslink((play, "value"), (slider, "value"))
+        told = [(f"{temperature:.3g}", index) for index, temperature in enumerate(self.temperatures)]
+        slider = ipywidgets.SelectionSlider(options=told, value=n_temperatures // 3, description="temperature",
+                                            style={"description_width": "90px"},
+                                            layout=ipywidgets.Layout(width="470px"))  # fmt: skip
+        play = ipywidgets.Play(value=slider.index, min=0, max=n_temperatures - 1, interval=300, show_repeat=False)
+        ipywidgets.jslink((play, "value"), (slider, "index"))
         super().__init__({"index": slider}, also=[play])
 
     def new_figure(self):
@@ -54,7 +56,7 @@ class SoftExplorer(Explorer):
         along = np.array([fit.codebook @ self.axis for fit in self.fits]) - self.points.mean(axis=0) @ self.axis
         tree.plot(self.temperatures, along, "-", color=roles.CODEWORD, linewidth=1.2)
         tree.axvline(self.critical, linestyle="--", color=roles.BOUND, linewidth=1.4)
-        tree.annotate("2λ", (self.critical, 0.02), xytext=(5, 0), ha="left", va="bottom", color="#5F5F5F",
+        tree.annotate(f"critical\nT = {self.critical:.3g}", (self.critical, 0.98), xytext=(5, 0), ha="left", va="top", color="#5F5F5F",
                       xycoords=tree.get_xaxis_transform(), textcoords="offset points")  # fmt: skip
         tree.set(xscale="log", xlim=(1.15 * self.temperatures[0], self.temperatures[-1] / 1.15), xlabel="temperature T",
                  ylabel="place along the main axis", title="Codewords part as it gets colder")  # fmt: skip
@@ -107,7 +109,8 @@ class SoftExplorer(Explorer):
     def describe(self, state):
         fit = self.fits[state["index"]]
         return (
-            f"temperature {fit.temperature:.4g}, {fit.temperature / self.critical:.3f} of the critical "
-            f"{self.critical:.4g}: {len(self._groups(fit))} distinct of {len(fit.codebook)} codewords, "
+            f"temperature {fit.temperature:.4g}, {fit.temperature / self.critical:.3f} of the critical one, "
+            f"{self.critical:.4g}, which is twice the variance along the main axis and above which all codewords are one: "
+            f"{len(self._groups(fit))} distinct of {len(fit.codebook)} codewords, "
             f"free energy {fit.free_energies[-1]:.4g}, distortion {fit.distortion:.4g}"
         )
