@@ -37,6 +37,35 @@ def test_the_picture_and_its_numbers_are_those_that_were_given(explorer, key):
     assert points >= {value[:2] for value in results().values()}
 
 
+@pytest.mark.parametrize(
+    "accuracies", [(0.62, 0.93, 0.97), (0.05, 0.5, 0.9), (0.98, 0.99, 1.0), (0.5, 0.5, 0.5), (0.0, 0.0, 0.0)]
+)
+def test_accuracies_are_told_apart_and_all_inside_with_true_ticks(accuracies):
+    low, middle, high = accuracies
+    keys = sorted(results())
+    coded = {key: (100 + i, (low, middle)[i % 2], weight(i)) for i, key in enumerate(keys)}
+    fig = view.NetworkExplorer((5000, high, weight(99)), coded).figure()
+    fig.canvas.draw()
+    plane = fig.axes[1]
+    bottom, top = plane.get_ylim()
+    assert bottom < low <= high < top
+    heights = plane.transData.transform([(100, accuracy) for accuracy in accuracies])[:, 1]
+    shares = np.diff(heights) / plane.bbox.height
+    assert (shares[np.diff(accuracies) > 0.009] > 0.08).all()  # at 400 pixels a marker and a half, at least
+    told = [(text.get_position()[1], text.get_text()) for text in plane.get_yticklabels()]
+    assert told and all(bottom <= at <= top and float(text.strip("%")) == pytest.approx(100 * at) for at, text in told)
+
+
+def test_the_axes_of_the_weights_have_names(explorer):
+    before, plane, now = explorer.figure().axes
+    for ax in (before, now):
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("input", "neuron")
+        (bar,) = ax.child_axes
+        assert bar.get_ylabel() == "weight" and bar.get_ylim() == pytest.approx(ax.images[0].get_clim())
+    assert now.get_xlim() == before.get_xlim() and now.get_ylim() == before.get_ylim()
+    assert "unseen digits" in plane.get_ylabel()
+
+
 def test_each_control_moves_the_picture_and_back(explorer):
     first = explorer.picture.value
     for name, value in (("block_size", 4), ("n_codewords", 4), ("trained", True)):

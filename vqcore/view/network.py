@@ -2,6 +2,9 @@
 
 import ipywidgets
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from vqcore import checks
 from vqcore.errors import InputError
@@ -9,6 +12,8 @@ from vqcore.view import draw, figures, images, roles
 from vqcore.view.explorer import BESIDE, Explorer
 
 NAMES = {False: "as fitted", True: "codebooks trained"}
+MARKS = (0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98, 0.99, 0.995, 1)  # written beside the axis
+PERFECT = 0.002  # as few wrong answers count on the axis as none: a logarithm has no place for none
 
 
 class NetworkExplorer(Explorer):
@@ -41,24 +46,39 @@ class NetworkExplorer(Explorer):
         })  # fmt: skip
 
     def new_figure(self):
-        return figures.mosaic([["before", "plane"], ["now", "plane"]], (9.2, 4.4), width_ratios=[1, 1.15])
+        return figures.mosaic([["before", "plane"], ["now", "plane"]], (9.4, 4.8), width_ratios=[1, 1.05])
 
     def draw_still(self, axes):
         self._draw_weight(axes["before"], self.plain[2], f"Before: {self.plain[0]:,} bytes, {self.plain[1]:.1%} right")
-        axes["now"].set(xlim=axes["before"].get_xlim(), ylim=axes["before"].get_ylim(), aspect="equal")
-        axes["now"].set(xticks=[], yticks=[], title=" ")
+        axes["now"].set(xlim=axes["before"].get_xlim(), ylim=axes["before"].get_ylim(), aspect="equal", title=" ")
+        for ax in (axes["before"], axes["now"]):
+            self._label(ax)
         plane, shown = axes["plane"], {}
         for trained, name in NAMES.items():
             found = sorted(value[:2] for key, value in self.coded.items() if key[2] == trained)
             shown[name] = tuple(np.array(found).T)
-        images.draw_rate_distortion(plane, shown, ylabel="accuracy on unseen digits")
+        images.draw_rate_distortion(plane, shown, ylabel="right on unseen digits (log scale of errors)")
         for text in list(plane.texts):
             text.remove()  # the points are no curves: a legend names them
         for line in plane.lines:
             line.set_linestyle("none")
+        left = plane.get_xlim()[0]
         draw.draw_bound(plane, plane.get_xlim(), self.plain[1])
-        plane.set(ylim=(0, 1.05), title="Up and to the left is better")
+        plane.annotate("before", (left, self.plain[1]), xytext=(2, 3), textcoords="offset points", color="#5F5F5F")
+        self._stretch(plane)
+        plane.set_title("Up and to the left is better")
         plane.legend(loc="lower right")
+
+    def _stretch(self, plane):
+        """An axis of accuracies on which equal steps are equal factors of wrong answers, as wide as is needed."""
+        plane.set_yscale("function", functions=(_height, _accuracy))
+        found = _height(np.array([self.plain[1], *(accuracy for _, accuracy, _ in self.coded.values())]))
+        margin = 0.07 * max(found.max() - found.min(), 0.1)
+        plane.set_ylim(_accuracy(found.min() - margin), _accuracy(found.max() + margin))
+        low, high = plane.get_ylim()
+        plane.yaxis.set_major_locator(FixedLocator([mark for mark in MARKS if low <= mark <= high] or [self.plain[1]]))
+        plane.yaxis.set_minor_locator(NullLocator())
+        plane.yaxis.set_major_formatter(FuncFormatter(lambda accuracy, _: f"{100 * accuracy:.3g}%"))
 
     def draw_moving(self, axes, state):
         n_bytes, accuracy, weight = self._at(state)
@@ -80,12 +100,29 @@ class NetworkExplorer(Explorer):
     def _draw_weight(self, ax, weight, title):
         largest = np.abs(self.plain[2]).max()
         ax.imshow(weight, cmap=roles.QUANTITY, vmin=-largest, vmax=largest, interpolation="nearest")
-        ax.set(xticks=[], yticks=[], title=title)
+        ax.set_title(title)
+
+    def _label(self, ax):
+        ax.set(xlabel="input", ylabel="neuron")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(4, integer=True))
+        largest = np.abs(self.plain[2]).max()
+        scale = ScalarMappable(Normalize(-largest, largest), roles.QUANTITY)
+        bar = ax.figure.colorbar(scale, cax=ax.inset_axes([1.025, 0, 0.035, 1]), label="weight")
+        bar.outline.set_visible(False)
 
 
 def _measured(n_bytes, accuracy, weight, shape):
     return (checks.as_count(n_bytes, "n_bytes"), checks.as_real(accuracy, "accuracy", low=0.0, high=1.0),
             checks.as_table(weight, "weight", shape))  # fmt: skip
+
+
+def _height(accuracy):
+    return -np.log(1 + PERFECT - np.minimum(accuracy, 1.0))
+
+
+def _accuracy(height):
+    return 1 + PERFECT - np.exp(-np.asarray(height))
 
 
 def _middle(options):
