@@ -82,8 +82,14 @@ class Watched:
 
 
 def start(tiny, folder, mark, *arguments, **env):
-    """The command, begun."""
-    return subprocess.Popen(command(tiny, folder, *arguments), env=os.environ | marked(mark) | env, stdout=-3, stderr=-3)
+    """The command, begun; what it says goes to a file beside its folder."""
+    with open(folder.with_suffix(".said"), "ab") as said:
+        return subprocess.Popen(command(tiny, folder, *arguments), env=os.environ | marked(mark) | env, stdout=said, stderr=said)
+
+
+def said(folder):
+    """The last that a command said."""
+    return folder.with_suffix(".said").read_text()[-2000:]
 
 
 def unbroken(tiny, folder, mark, arguments):
@@ -118,7 +124,7 @@ def test_a_driver_killed_at_random_moments_goes_on_where_it_was(tmp_path, tiny, 
                 if driver.poll() is None:
                     end(driver.pid)
                     n_done.append(0)
-            assert driver.wait(120) in (0, -9), driver.returncode
+            assert driver.wait(120) in (0, -9), said(watched.folder)
             watched.look()
             if driver.returncode == -9:
                 n_done[-1] = len(watched.proofs)
@@ -158,7 +164,7 @@ def test_a_death_beside_the_driver_costs_that_run_alone(tmp_path, tiny, mark, n_
             # It had not begun, or it was done before it was hit, and then the next run was hit perhaps.
             n_unknown += not at_work or bool(store.proven(watched.folder, at_work[0]))
             watched.look()
-        assert driver.wait(120) in (0, 1)
+        assert driver.wait(120) in (0, 1), said(watched.folder)
         watched.look()
         begun = collections.Counter(keys[int(line)] for line in log.read_text().split())
         failed = {found["key"] for found in json.loads((watched.folder / "results.json").read_text())["failed"]}
@@ -181,7 +187,7 @@ def test_two_sweeps_of_one_folder_make_no_run_twice(tmp_path, tiny, mark, n_pair
             watched.look()
             time.sleep(0.01)
         watched.look()
-        assert [driver.returncode for driver in both] == [0, 0]
+        assert [driver.returncode for driver in both] == [0, 0], said(watched.folder)
         assert sorted(log.read_text().split()) == list("01234567"), "a run was made twice, or not at all"
         assert sorted(row["seed"] for row in rows(watched.folder)) == list("01234567")
         n_reads.update(watched.n_reads)
@@ -203,3 +209,9 @@ def test_a_foreign_kernel_is_left_alone(tmp_path, mark, n_sweeps):
     finally:
         foreign.kill()
         foreign.wait()
+
+
+def test_a_death_at_any_step_leaves_what_is_whole(tmp_path, root):
+    done = subprocess.run([sys.executable, str(root / "tests" / "dying.py"), str(tmp_path)], capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 50, "the deaths missed the work"
