@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 from vqcore.kernels.compiling import njit
 from vqcore.kernels.scores import error_of_distances, slack_of, within_float32
 from vqcore.kernels.vectors import (
-    FEATURES, FLOAT, FOLD, INT32, INT64, LANES, TILE, load, n_columns, pointer_to, splat, store, sums_of_products,
+    FEATURES, FLOAT, FOLD, INT32, INT64, LANES, TILE, load, n_columns, pointer_to, splat, store,
+    sums_of_products, turned_over,
 )  # fmt: skip
 
 WORKS = "+avx512bf16" in FEATURES
@@ -52,13 +53,14 @@ class Halves(NamedTuple):
 
 class Room(NamedTuple):
     """What a search writes on, again and again: a shifted point, 16 points as pairs, those of all lanes, measures of the
-    points, their lowest scores and the bits of these.
+    points, what two scores of theirs may err by, their lowest scores and the bits of these.
     """
 
     shifted: np.ndarray
     pairs: np.ndarray
     lanes: np.ndarray
     measures: np.ndarray
+    errors: np.ndarray
     lowest: np.ndarray
     tags: np.ndarray
 
@@ -104,7 +106,7 @@ def room_for(halves):
     width, lowest = -(-halves.pairs.shape[1] // N) * N, np.zeros(RANKS * LANES, np.float32)
     return Room(
         np.zeros(2 * width, np.float32), np.zeros(N * width, np.uint32), np.zeros(LANES * width, np.uint32),
-        np.zeros(2 * LANES, np.float32), lowest, lowest.view(np.uint32),
+        np.zeros(2 * LANES, np.float32), np.zeros(LANES), lowest, lowest.view(np.uint32),
     )  # fmt: skip
 
 
@@ -192,16 +194,7 @@ def _transpose(typing, rows, first, width, lanes, at):
         def place(which, start, step, i):
             return pointer_to(context, builder, given[which], args[which], start, builder.mul(step, INT64(i)))
 
-        tile = [load(builder, place(0, first, width, i), kind) for i in range(N)]
-        # Blocks beside the diagonal change places: of 1, 2, 4 and 8 values.
-        for block in (1, 2, 4, 8):
-            lower = [j if not j & block else N + j - block for j in range(N)]
-            upper = [j + block if not j & block else N + j for j in range(N)]
-            for i in (i for i in range(N) if not i & block):
-                pair = tile[i], tile[i + block]
-                for k, mask in ((i, lower), (i + block, upper)):
-                    tile[k] = builder.shuffle_vector(*pair, ir.Constant(kind, mask))
-        for i, row in enumerate(tile):
+        for i, row in enumerate(turned_over(builder, [load(builder, place(0, first, width, i), kind) for i in range(N)])):
             store(builder, row, place(3, at, INT64(LANES), i))
         return context.get_dummy_value()
 

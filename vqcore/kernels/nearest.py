@@ -12,7 +12,7 @@ import numpy as np
 
 from vqcore.kernels.compiling import njit
 from vqcore.kernels.halves import RANKS, error_of_halves, search_halves
-from vqcore.kernels.scores import FAST, Screen, error_of_scores, parted, search_lanes
+from vqcore.kernels.scores import Screen, parted, root_of, search
 from vqcore.kernels.vectors import LANES
 
 EPS32 = float(np.finfo(np.float32).eps)
@@ -54,9 +54,10 @@ def nearest(first, last, points, codebook, screen, found, room):
     """Find the nearest codewords of some points (n, dim) in a float64 codebook (n_codewords, dim), by scores alone."""
     codes, sq_dists = found.codes, found.sq_dists
     for start in range(first, last, LANES):
-        size = min(LANES, last - start)
-        _nearest_of_block(points[start : start + size], codebook, screen, room)
-        for lane in range(size):
+        some = _in_order(room, start, min(LANES, last - start))
+        search(points, some, 0, screen, room)
+        _decide_close(points, some, codebook, room)
+        for lane in range(len(some)):
             codes[start + lane] = room.codes[lane]
             sq_dists[start + lane] = sq_dist(points, start + lane, codebook, room.codes[lane])
 
@@ -99,7 +100,9 @@ def settle(points, codebook, screen, halves, queue, found, rooms, all_of_them):
                     continue
         else:
             break
-        _settle_by_scores(points, some, codebook, screen, queue, found, by_scores)
+        search(points, some, 0, screen, by_scores)
+        _decide_close(points, some, codebook, by_scores)
+        _keep(points, some, by_scores.codes, by_scores.bounds, codebook, queue, found)
         if by_halves_left:
             waiting[UNSURE] -= len(some)
             for i in range(waiting[UNSURE]):
@@ -112,14 +115,15 @@ def settle(points, codebook, screen, halves, queue, found, rooms, all_of_them):
 @njit(nogil=True)
 def _settle_by_halves(points, some, codebook, floor, halves, queue, found, by_scores, by_halves):
     """Keep what the lowest scores tell of some points; the others become unsure."""
-    scores, tags, measures = by_halves.lowest, by_halves.tags, by_halves.measures
-    tag, codes, sq_bounds = np.uint32(halves.tag), by_scores.codes, by_scores.sq_bounds
+    scores, tags, measures, errors = by_halves.lowest, by_halves.tags, by_halves.measures, by_halves.errors
+    tag, codes, bounds, dim = np.uint32(halves.tag), by_scores.codes, by_scores.bounds, points.shape[1]
     largest, half_error, slack, n_tags = halves.largest, halves.error, halves.slack, halves.tag
-    dim = points.shape[1]
+    for lane in range(LANES):
+        sq_norm, sq_error = np.float64(measures[lane]), np.float64(measures[LANES + lane])
+        errors[lane] = error_of_halves(sq_norm, sq_error, dim, largest, half_error, slack, n_tags, floor)
     shrunk = 1 - (dim + 6) * EPS32
     for lane in range(len(some)):
-        sq_norm, best = np.float64(measures[lane]), scores[lane]
-        error = error_of_halves(sq_norm, measures[LANES + lane], dim, largest, half_error, slack, n_tags, floor)
+        best, error = scores[lane], errors[lane]
         rank = 1  # how many may be the nearest
         while rank < RANKS and not parted(best, scores[rank * LANES + lane], error):
             rank += 1
@@ -127,42 +131,24 @@ def _settle_by_halves(points, some, codebook, floor, halves, queue, found, by_sc
             codes[lane] = -1
             continue
         codes[lane] = np.int64(tags[lane] & tag)
-        sq_bounds[lane] = shrunk * sq_norm + 2 * np.float64(scores[rank * LANES + lane]) - error
+        bounds[lane] = shrunk * np.float64(measures[lane]) + 2 * np.float64(scores[rank * LANES + lane]) - error
         if rank > 1:
             candidates = tags[lane : rank * LANES : LANES]
             codes[lane], second = decide_among(points, some[lane], codebook, candidates, tag)
-            sq_bounds[lane] = min(sq_bounds[lane], second)
-    _keep(points, some, codes, sq_bounds, codebook, queue, found)
-
-
-@njit(fastmath=FAST, nogil=True)
-def _settle_by_scores(points, some, codebook, screen, queue, found, room):
-    """Keep the codes of at most LANES points."""
-    dim, lanes, codes, sq_bounds = points.shape[1], room.lanes, room.codes, room.sq_bounds
-    for lane in range(len(some)):
-        row, shift = points[some[lane]], screen.shift
-        for d in range(dim):
-            lanes[d * LANES + lane] = row[d] - shift[d]
-    search_lanes(screen, room)
-    sq_norms, best, second = room.sq_norms, room.best, room.second
-    largest, slack, floor, shrunk = screen.largest, screen.slack, screen.floor, 1 - (dim + 6) * screen.eps
-    for lane in range(len(some)):
-        sq_norm = np.float64(sq_norms[lane])
-        error = error_of_scores(sq_norm, dim, largest, slack, floor)
-        sq_bounds[lane] = shrunk * sq_norm + 2 * np.float64(second[lane]) - error
-        if len(codebook) > 1 and not parted(best[lane], second[lane], error):
-            codes[lane] = decide(points, some[lane], codebook)
-    _keep(points, some, codes, sq_bounds, codebook, queue, found)
+            bounds[lane] = min(bounds[lane], second)
+    for lane in range(LANES):
+        bounds[lane] = root_of(bounds[lane])
+    _keep(points, some, codes, bounds, codebook, queue, found)
 
 
 @njit(nogil=True)
-def _keep(points, some, codes, sq_bounds, codebook, queue, found):
+def _keep(points, some, codes, bounds, codebook, queue, found):
     """Keep the codes of some points, their squared distances, and bounds; a code of -1 makes a point unsure.
 
-    |x - c|^2 is |x - s|^2 plus twice the score. A codeword that was neither chosen nor measured has at least the lowest
-    score that was not, less what one score may err by, or lies farther than one that has.
+    A codeword that was neither chosen nor measured has at least the lowest score that was not, less what one score may
+    err by, or lies farther than one that has.
     """
-    all_codes, sq_dists, bounds = found.codes, found.sq_dists, found.bounds
+    all_codes, sq_dists, all_bounds = found.codes, found.sq_dists, found.bounds
     unsure, n_unsure, bounded = queue.unsure, queue.waiting[UNSURE], len(found.bounds) > 0
     for lane in range(len(some)):
         i, code = some[lane], codes[lane]
@@ -173,7 +159,7 @@ def _keep(points, some, codes, sq_bounds, codebook, queue, found):
         if not bounded or code != all_codes[i]:
             all_codes[i], sq_dists[i] = code, sq_dist(points, i, codebook, code)
         if bounded:
-            bounds[i] = np.sqrt(sq_bounds[lane]) * (1 - 1e-12) if sq_bounds[lane] > 0 else 0.0
+            all_bounds[i] = bounds[lane]
     queue.waiting[UNSURE] = n_unsure
 
 
@@ -186,29 +172,31 @@ def nearest_parts(first, last, points, codebooks, screens, codes, room):
     shifts, scores_by, half_norms, largest, slacks, floor, eps = screens
     n_parts, _, width = codebooks.shape
     for start in range(first, last, LANES):
-        rows = points[start : min(start + LANES, last)]
+        some = _in_order(room, start, min(LANES, last - start))
         for m in range(n_parts):
             screen = Screen(shifts[m], scores_by[m], half_norms[m], largest[m], slacks[m], floor, eps)
-            _nearest_of_block(rows[:, m * width : (m + 1) * width], codebooks[m], screen, room)
-            for lane in range(len(rows)):
+            search(points, some, m * width, screen, room)
+            _decide_close(points[:, m * width : (m + 1) * width], some, codebooks[m], room)
+            for lane in range(len(some)):
                 codes[start + lane, m] = room.codes[lane]
 
 
-@njit(fastmath=FAST, nogil=True)
-def _nearest_of_block(block, codebook, screen, room):
-    """Leave in the room the codes of at most LANES points (n, dim) that follow each other."""
-    (size, dim), lanes, shift = block.shape, room.lanes, screen.shift
-    for d in range(dim):
-        feature, center = lanes[d * LANES : d * LANES + size], shift[d]
-        for i in range(size):
-            feature[i] = block[i, d] - center
-    search_lanes(screen, room)
-    norms, best, second, codes = room.sq_norms, room.best, room.second, room.codes
-    largest, slack, floor = screen.largest, screen.slack, screen.floor
-    for i in range(size):
-        error = error_of_scores(np.float64(norms[i]), dim, largest, slack, floor)
-        if len(codebook) > 1 and not parted(best[i], second[i], error):
-            codes[i] = decide(block, i, codebook)
+@njit(nogil=True)
+def _in_order(room, start, size):
+    """Indices of points that follow each other."""
+    for lane in range(size):
+        room.some[lane] = start + lane
+    return room.some[:size]
+
+
+@njit(nogil=True)
+def _decide_close(points, some, codebook, room):
+    """Where another codeword may be as near as that of the lowest score, exact distances say which it is."""
+    close, codes = room.close, room.codes
+    if len(codebook) > 1:
+        for lane in range(len(some)):
+            if close[lane]:
+                codes[lane] = decide(points, some[lane], codebook)
 
 
 @njit(nogil=True)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from vqcore.kernels.compiling import njit
 from vqcore.kernels.vectors import (
     DOUBLE, FLOAT, FOLD, INT32, INT64, LANES, TILE, VECTOR_BYTES,
-    load, n_columns, pointer_to, splat, store, sums_of_products,
+    load, masked_load, n_columns, pointer_to, splat, store, sums_of_products, turned_over,
 )  # fmt: skip
 
 # Contraction into fused multiply-adds only lowers the error that the bound allows for.
@@ -50,23 +50,29 @@ class Room(NamedTuple):
     """What one thread writes on, again and again, when it looks at LANES points.
 
     Attributes:
-        lanes: (dim * LANES,) shifted points: feature d of lane i is lanes[d * LANES + i].
+        some: (LANES,) indices of points.
+        lanes: shifted points: feature d of lane i is lanes[d * LANES + i].
         sq_norms, best, second: (LANES,) squared norms of these, their lowest and second-lowest scores.
-        codes, sq_bounds: (LANES,) what was found: codes, and bounds on the squared distance of all other codewords.
+        codes, close, bounds: (LANES,) what was found: the codes of the lowest scores, whether another codeword may be as
+            near, and lower bounds on the distance of all other codewords.
     """
 
+    some: np.ndarray
     lanes: np.ndarray
     sq_norms: np.ndarray
     best: np.ndarray
     second: np.ndarray
     codes: np.ndarray
-    sq_bounds: np.ndarray
+    close: np.ndarray
+    bounds: np.ndarray
 
 
 def room_for(dim, work):
     """A Room for points of this dimension and precision."""
-    kept = np.empty((3, LANES), work)
-    return Room(np.zeros(dim * LANES, work), *kept, np.zeros(LANES, np.int32), np.empty(LANES))
+    width = VECTOR_BYTES // np.dtype(work).itemsize
+    lanes, kept = np.zeros(-(-dim // width) * width * LANES, work), np.empty((3, LANES), work)
+    found = np.zeros(LANES, np.int32), np.zeros(LANES, np.bool_), np.empty(LANES)
+    return Room(np.zeros(LANES, np.int64), lanes, *kept, *found)
 
 
 def work_type(points, codebook):
@@ -126,9 +132,10 @@ def parted(best, other, error):
 
 
 @njit(fastmath=FAST, nogil=True)
-def search_lanes(screen, room):
-    """Squared norms, lowest scores with their codes, and second-lowest scores of the LANES points in the room."""
+def search(points, some, column, screen, room):
+    """Leave in the room what the scores of at most LANES points tell, whose features begin at a column."""
     lanes, norms, best, second, codes = room.lanes, room.sq_norms, room.best, room.second, room.codes
+    _gather(points, some, column, screen.shift, lanes)
     for i in range(LANES):
         norms[i], best[i], second[i] = 0, np.inf, np.inf
     for d in range(screen.scores_by.shape[1]):
@@ -139,6 +146,54 @@ def search_lanes(screen, room):
     for at in range(0, LANES, width):
         for code in range(0, len(screen.half_norms), FOLD):
             _fold(lanes, at, screen.scores_by, screen.half_norms, code, best, second, codes)
+    close, bounds, dim, shrunk = room.close, room.bounds, len(screen.shift), 1 - (len(screen.shift) + 6) * screen.eps
+    # |x - c|^2 is |x - s|^2 plus twice the score.
+    for i in range(LANES):
+        sq_norm = np.float64(norms[i])
+        error = error_of_scores(sq_norm, dim, screen.largest, screen.slack, screen.floor)
+        close[i] = not parted(best[i], second[i], error)
+        bounds[i] = root_of(shrunk * sq_norm + 2 * np.float64(second[i]) - error)
+
+
+@njit(inline="always")
+def root_of(sq_bound):
+    """A lower bound from its square, which rounding may have made negative or NaN."""
+    return np.sqrt(sq_bound if sq_bound > 0 else 0.0) * (1 - 1e-12)
+
+
+@intrinsic
+def _gather(typing, points, some, column, shift, lanes):
+    """Turn rows of contiguous points, less the shift, over into lanes; the last row fills those that are left."""
+    given = (points, some, column, shift, lanes)
+    come, work = (FLOAT if array.dtype == types.float32 else DOUBLE for array in (points, lanes))
+    n = VECTOR_BYTES // (4 if work is FLOAT else 8)
+    read, moved = ir.VectorType(come, n), ir.VectorType(work, n)
+
+    def generate(context, builder, signature, args):
+        table, chosen, center = (context.make_array(given[i])(context, builder, args[i]) for i in (0, 1, 3))
+        column, dim = context.cast(builder, args[2], given[2], types.int64), builder.extract_value(center.shape, 0)
+        last_one = builder.sub(builder.extract_value(chosen.shape, 0), INT64(1))
+        row_size = builder.extract_value(table.shape, 1)
+        counting = ir.Constant(ir.VectorType(INT64, n), list(range(n)))
+        n_tiles = builder.udiv(builder.add(dim, INT64(n - 1)), INT64(n))
+        with cgutils.for_range(builder, INT64(LANES // n)) as block, cgutils.for_range(builder, n_tiles) as tile:
+            lane, feature = builder.mul(block.index, INT64(n)), builder.mul(tile.index, INT64(n))
+            there = builder.icmp_signed("<", counting, splat(builder, builder.sub(dim, feature), n))
+            middle = masked_load(builder, pointer_to(context, builder, shift, args[3], feature), moved, there)
+            begin, rows = builder.add(column, feature), []
+            for r in range(n):
+                at = builder.add(lane, INT64(r))
+                at = builder.select(builder.icmp_signed("<", at, last_one), at, last_one)
+                row = builder.mul(builder.load(builder.gep(chosen.data, [at])), row_size)
+                values = masked_load(builder, builder.gep(table.data, [builder.add(row, begin)]), read, there)
+                values = builder.fpext(values, moved) if read != moved else values
+                rows.append(builder.fsub(values, middle))
+            for f, values in enumerate(turned_over(builder, rows)):
+                at = builder.add(builder.mul(builder.add(feature, INT64(f)), INT64(LANES)), lane)
+                store(builder, values, pointer_to(context, builder, lanes, args[4], at))
+        return context.get_dummy_value()
+
+    return types.void(*given), generate
 
 
 @intrinsic

@@ -51,6 +51,32 @@ def splat(builder, value, n):
     return builder.shuffle_vector(alone, ir.Constant(kind, ir.Undefined), zeros)
 
 
+def masked_load(builder, pointer, kind, mask):
+    """Those elements of a vector that the mask names, zeros elsewhere; nothing else is read."""
+    bits = {FLOAT: 32, DOUBLE: 64}[kind.element]
+    vectors, reading = kind.as_pointer(), f"llvm.masked.load.v{kind.count}f{bits}.p0v{kind.count}f{bits}"
+    function = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(kind, [vectors, INT32, mask.type, kind]), reading
+    )
+    nothing = ir.Constant(kind, [0.0] * kind.count)
+    return builder.call(function, [builder.bitcast(pointer, vectors), INT32(4), mask, nothing])
+
+
+def turned_over(builder, rows):
+    """The columns of as many rows as there are elements in a row, a power of two."""
+    n, tile, block = len(rows), list(rows), 1
+    # Blocks beside the diagonal change places: of 1, 2, 4 ... values.
+    while block < n:
+        lower = [j if not j & block else n + j - block for j in range(n)]
+        upper = [j + block if not j & block else n + j for j in range(n)]
+        for i in (i for i in range(n) if not i & block):
+            pair = tile[i], tile[i + block]
+            for k, mask in ((i, lower), (i + block, upper)):
+                tile[k] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(INT32, n), mask))
+        block *= 2
+    return tile
+
+
 def sums_of_products(builder, starts, n_vectors, n_terms, lanes_of, factor_of, add):
     """For every start j and every vector v of lanes: start j plus the sum over terms t of factor j times lanes v.
 
