@@ -228,6 +228,33 @@ def test_all_methods_find_the_same_optimum(law, n_codewords, method):
     np.testing.assert_allclose(fit.codebook, newton.codebook, atol=3e-6)
 
 
+@pytest.mark.parametrize("law", [*FIVE_LAWS[:4], Normal(1e6, 2.0), Laplace(-50.0, 3.0)], ids=repr)
+@pytest.mark.parametrize("n_codewords", [1, 2, 7, 12, 50])
+def test_newton_finds_the_optimum_from_wherever_it_starts(law, n_codewords):
+    """These laws are log-concave, so there is one stationary codebook (Kieffer 1983)."""
+    best = fit_lloyd_max(law, n_codewords)
+    scale = law.variance**0.5
+    starts = [law.ppf(np.linspace(0.55, 0.65, n_codewords)), np.sort(law.sample(n_codewords, seed=3)),
+              companding(law, n_codewords), law.ppf(np.linspace(0.001, 0.01, n_codewords))]  # fmt: skip
+    for start in starts:
+        fit = fit_lloyd_max(law, n_codewords, start=start)
+        np.testing.assert_allclose(fit.codebooks[0], start, rtol=0, atol=1e-9 * scale)
+        assert fit.converged and (np.diff(fit.distortions) <= 1e-14 * fit.distortions[0]).all()
+        assert fit.distortion == pytest.approx(best.distortion, rel=1e-12) and fit.n_steps < 60
+        np.testing.assert_allclose(fit.codebook, best.codebook, rtol=0, atol=1e-5 * scale)
+
+
+def test_a_start_is_where_every_method_begins():
+    start = np.array([-0.1, 0.3, 0.4])
+    law = Normal()
+    edges = np.array([-np.inf, 0.1, 0.35, np.inf])
+    means = -np.diff(law.pdf(edges)) / np.diff(law.cdf(edges))
+    np.testing.assert_allclose(fit_lloyd_max(law, 3, "lloyd", n_steps=1, start=start).codebook, means, rtol=1e-12)
+    for method in METHODS:
+        fit = fit_lloyd_max(law, 3, method, n_steps=0, start=start.tolist())
+        np.testing.assert_allclose(fit.codebook, start, rtol=1e-15)
+
+
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("law", FIVE_LAWS, ids=repr)
 def test_the_story_is_whole_and_never_rises(law, method):
@@ -376,6 +403,9 @@ def test_tolerance_zero_stops_when_nothing_moves(law, method):
         *[lambda t=t: fit_lloyd_max(Normal(), 3, tol=t) for t in (-1e-9, math.nan, math.inf, "0", True, None)],
         *[lambda c=c: spectral_radius(Normal(), c) for c in ([], [1.0, 0.0], [0.0, 0.0], [math.nan], [[0.0]])],
         *[lambda c=c: spectral_radius(Normal(), c) for c in (["a"], [50.0, 60.0], 0.0, None)],
+        *[lambda s=s: fit_lloyd_max(Normal(), 2, start=s) for s in ([1.0, 0.0], [0.0, 0.0], [0.0], [math.nan, 1.0])],
+        *[lambda s=s: fit_lloyd_max(Normal(), 2, start=s) for s in ([[0.0], [1.0]], "companding", [80.0, 90.0], [])],
+        *[lambda s=s: fit_lloyd_max(Uniform(0.0, 1.0), 2, start=s) for s in ([0.0, 0.5], [0.5, 1.5])],
         lambda: fit_lloyd_max(Normal(math.nan), 3), lambda: fit_lloyd_max(Laplace(0, -1), 3),
         lambda: fit_lloyd_max(Normal(1e6, 1e-9), 100),
     ],

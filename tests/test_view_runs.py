@@ -35,7 +35,24 @@ def test_the_last_steps_fall_by_the_square_of_the_spectral_radius():
     assert run.newton[-1] < 1e-14 and len(run.newton) < 12
 
 
+@pytest.mark.parametrize("law", ["normal", "uniform", "Laplace", "exponential"])
+@pytest.mark.parametrize("start", ["random", "companding", "crowded"])
+def test_lloyd_and_newton_start_from_one_codebook(explorer, law, start):
+    for n_codewords in (2, 9, 12, 64):
+        explorer.set(law=law, start=start, n_codewords=n_codewords, half=0)
+        run = explorer.run(law, start, n_codewords)
+        assert run.newton[0] == pytest.approx(run.excess[0], rel=1e-9, abs=1e-13)
+        lloyd, newton = explorer.figure().axes[1].lines[0], explorer.figure().axes[1].lines[2]
+        assert newton.get_marker() == "s"
+        assert newton.get_ydata()[0] == pytest.approx(lloyd.get_ydata()[0], rel=1e-9, abs=1e-13)
+        needed = int((run.newton < 1e-12).argmax())
+        assert run.newton.min() < 1e-12 and f"from the same start, needs {needed} steps" in explorer.summary()
+        # Memoryless halves follow the middle edge wherever it drifts.
+        assert ("singular" in explorer.summary()) == (law == "Laplace" and n_codewords % 2 == 0)
+
+
 def test_every_control_changes_the_picture_and_the_sentence(explorer):
+    explorer.set(law="normal", start="random", n_codewords=6, half=0)
     seen = {bytes(explorer.picture.value): explorer.summary()}
     for change in ({"half": 1}, {"half": 2}, {"n_codewords": 20}, {"start": "crowded"}, {"law": "exponential"}):
         explorer.set(**change)

@@ -25,7 +25,7 @@ _MOST_CODEWORDS = 10_000_000
 _N_KEPT, _N_VALUES_KEPT = 100, 1 << 22
 
 
-def fit_lloyd_max(law, n_codewords, method="newton", n_steps=None, tol=1e-14):
+def fit_lloyd_max(law, n_codewords, method="newton", n_steps=None, tol=1e-14, *, start=None):
     """The optimal scalar quantizer (n_codewords,) of a law, as a Fit without codes and with a certificate.
 
     Args:
@@ -33,10 +33,12 @@ def fit_lloyd_max(law, n_codewords, method="newton", n_steps=None, tol=1e-14):
         n_codewords: number of codewords.
         method: "newton", to machine precision in about seven steps; or, to watch, "levenberg-marquardt"
             (Newton damped towards Lloyd), "lloyd" (every codeword to the mean of its cell), "clvq" (the mean
-            field of competitive learning: down the gradient by decreasing steps). All start from `companding`.
+            field of competitive learning: down the gradient by decreasing steps).
         n_steps: most steps taken; by default 200 for the first two and 10,000 for the others.
         tol: the relative fall of the distortion promised by a step, after which the fit stops; with 0 it stops
             when nothing moves.
+        start: a codebook (n_codewords,) to start from, ascending inside the support of the law; by default
+            `companding`.
 
     Raises:
         InputError: an argument is not of its kind, or the codewords cannot be told apart in float64.
@@ -51,12 +53,34 @@ def fit_lloyd_max(law, n_codewords, method="newton", n_steps=None, tol=1e-14):
     tol = as_real(tol, "tol", low=0.0, high=1.0)
     # In the law's own units a codebook far from zero keeps all its digits until it is handed back.
     standard = law.standard
-    start = companding(standard, n_codewords)
-    if standard.is_symmetric:
-        start = (start - start[::-1]) / 2
-    start = _State.of(standard, start)
+    start = _State.of(standard, _first(law, n_codewords) if start is None else _as_start(start, law, n_codewords))
     story, n_taken, converged = _descend(start, advance(standard, start), n_steps, tol)
     return _as_fit(law, story, n_taken, converged)
+
+
+def _first(law, n_codewords):
+    """The codebook of `companding` (n_codewords,) in the law's own units, exactly symmetric if the law is."""
+    codebook = companding(law.standard, n_codewords)
+    return (codebook - codebook[::-1]) / 2 if law.is_symmetric else codebook
+
+
+def _as_start(values, law, n_codewords):
+    """A caller's codebook (n_codewords,) in the law's own units, every cell of it with mass."""
+    start, standard = (as_table(values, "start", (n_codewords,)) - law.location) / law.scale, law.standard
+    # In the law's units a symmetric codebook has lost its last digits, and with them what Newton makes of symmetry.
+    slack = 1e-12 * (np.abs(start).max() + abs(law.location) / law.scale)
+    if law.is_symmetric and (np.abs(start + start[::-1]) <= slack).all():
+        start = (start - start[::-1]) / 2
+    low, high = standard.support
+    if not (start[0] > low and start[-1] < high and (np.diff(start) > 0).all()):
+        raise InputError(f"start must ascend strictly inside the support of law={law}: sort it, drop repeated codewords")
+    _check_mass(_State.of(standard, start), "start")
+    return start
+
+
+def _check_mass(state, name):
+    if not (state.mass > 0).all():
+        raise InputError(f"cell {int(np.argmin(state.mass))} of {name} has no mass: its mean is not defined")
 
 
 def companding(law, n_codewords):
@@ -83,8 +107,7 @@ def spectral_radius(law, codebook):
     if not (np.diff(codebook) > 0).all():
         raise InputError("codebook must ascend strictly: sort it, and drop repeated codewords")
     state = _State.of(law, codebook)
-    if not (state.mass > 0).all():
-        raise InputError(f"cell {int(np.argmin(state.mass))} of the codebook has no mass: its mean is not defined")
+    _check_mass(state, "the codebook")
     if len(codebook) == 1:
         return 0.0
     means = codebook + state.shifts
@@ -197,7 +220,7 @@ def _direction(law, state, damping):
     """The step (n_codewords,) to the least value of the damped quadratic model, or None where it has none."""
     hessian, downhill = _hessian(law, state), state.downhill
     hessian[1] += damping * state.mass
-    if not law.is_symmetric:
+    if not law.is_symmetric or (state.codebook != -state.codebook[::-1]).any():
         return _solved(hessian, downhill)
     # A symmetric law keeps its codebook symmetric, so half of it is enough. For the Laplace law and an even
     # number the whole Hessian is singular: memoryless halves follow the middle edge wherever it drifts.

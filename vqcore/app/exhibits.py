@@ -154,7 +154,7 @@ EXHIBITS = (
     ),
     Exhibit(
         "Lloyd against Newton",
-        "On a line: at last each step shrinks the error by one factor; Newton, with a start of its own, squares it.",
+        "On a line: at last each step of Lloyd shrinks the error by one factor; Newton, from the same start, squares it.",
         "02_lloyd_convergence", runs,
     ),
     Exhibit(

@@ -31,7 +31,8 @@ class _Run:
     best: float
     rate: float  # the spectral radius of Lloyd's map at the optimum
     excess: np.ndarray  # over the optimum, of every step, relative
-    newton: np.ndarray
+    newton: np.ndarray  # the same of Newton's method, from the same codebook
+    squares: bool  # whether the Hessian at the optimum is definite, so that Newton squares its error
 
 
 class RunExplorer(Explorer):
@@ -39,7 +40,7 @@ class RunExplorer(Explorer):
 
     A half-step moves the codewords to the means of their cells, the other draws the cells anew. Beside it the excess
     of the distortion over the optimum falls, at last by the square of the spectral radius of Lloyd's map per step
-    (dashed); Newton's method, from its companding start, squares it.
+    (dashed); Newton's method, from the same start, at last squares it, where its Hessian is not singular.
 
     Args:
         laws: name -> law of `vqcore.sources`; the first is shown first. By default four, all of std 1.
@@ -82,16 +83,17 @@ class RunExplorer(Explorer):
 
     def _computed(self, law, start, n_codewords):
         codebook = self._start(law, start, n_codewords)
-        newton = scalar.fit_lloyd_max(law, n_codewords)
+        optimum = scalar.fit_lloyd_max(law, n_codewords)
+        newton = scalar.fit_lloyd_max(law, n_codewords, start=codebook)
         codebooks, cells = [], []
         for _ in range(self.n_steps + 1):
             codebooks.append(codebook)
             cells.append(voronoi.cells(law, codebook))
             codebook = cells[-1].means
         return _Run(
-            tuple(codebooks), tuple(cells), newton.distortion, scalar.spectral_radius(law, newton.codebook),
-            np.array([found.distortion for found in cells]) / newton.distortion - 1,
-            np.array(newton.distortions) / newton.distortion - 1,
+            tuple(codebooks), tuple(cells), optimum.distortion, scalar.spectral_radius(law, optimum.codebook),
+            np.array([found.distortion for found in cells]) / optimum.distortion - 1,
+            np.array(newton.distortions) / optimum.distortion - 1, optimum.certificate.definite,
         )  # fmt: skip
 
     def _start(self, law, start, n_codewords):
@@ -136,7 +138,7 @@ class RunExplorer(Explorer):
         curve.plot(by_newton, "s-", color=roles.LAW, markersize=3.5, linewidth=1.0, zorder=4)
         curve.annotate("Newton", (min(len(by_newton), self.n_steps), ROUNDING), xytext=(5, 2), color=roles.LAW,
                        textcoords="offset points", zorder=7)  # fmt: skip
-        curve.annotate(f"dashed: ρ² a step, ρ = {run.rate:.4f}", (0.98, 0.97), xycoords="axes fraction", ha="right",
+        curve.annotate(f"dashed: times ρ² = {run.rate**2:.4f} a step", (0.98, 0.97), xycoords="axes fraction", ha="right",
                        va="top", color="#5F5F5F", fontsize=9.5)  # fmt: skip
         draw.draw_now(curve, step + moved / 2, max(self._excess(run, step, moved), ROUNDING))
         ratio = 1 + self._excess(run, step, moved)
@@ -172,10 +174,12 @@ class RunExplorer(Explorer):
         run, (step, moved) = self._now(state)
         n, ratio = state["n_codewords"], 1 + self._excess(run, step, moved)
         inside = int((np.abs(run.cells[step].means if moved else run.codebooks[step]) < 1).sum())
-        newton = int((run.newton < 1e-12).argmax())
+        there = np.flatnonzero(run.newton < 1e-12)
+        needed = f"{there[0]}" if len(there) else f"more than {len(run.newton) - 1}"
+        slowly = "" if run.squares else "; its Hessian is singular at the optimum, so it does not square the error"
         half = " and a half, codewords at the means of the old cells" if moved else ""
         return (
             f"{state['law']}, {n} codewords, {state['start']} start, step {step}{half}: {ratio:.4f} times the optimum, "
-            f"{inside} codewords between -1 and 1; spectral radius {run.rate:.4f}; "
-            f"Newton needs {newton} steps for twelve digits"
+            f"{inside} codewords between -1 and 1; spectral radius ρ = {run.rate:.4f}; "
+            f"Newton, from the same start, needs {needed} steps for twelve digits{slowly}"
         )
