@@ -6,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
+import distributed
 import nbformat
 import numpy as np
 import pytest
@@ -23,7 +25,8 @@ from vqcore.sweep.notebook import read_notebook
 from vqcore.sweep.recording import recorded
 from vqcore.sweep.runner import cell_at_fault
 from vqcore.sweep.showing import Lines, shown
-from vqcore.sweep.study import Study
+from vqcore.sweep.study import Study, _Cluster, _outcome
+from vqcore.sweep.supervising import RunFailed
 from vqcore.sweep.table import proven_records, row_of, write_table
 
 
@@ -367,6 +370,35 @@ def test_values_that_are_none_are_refused_in_a_sentence(notebook):
     for option in ("n=0:1000000", f"n=0:{10**30}"):
         with pytest.raises(vq.InputError, match="more values than the 100,000"):
             values_of(option, study.declared)
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [(lambda: {"status": "done"}, {"status": "done"}),
+     (lambda: raising(RunFailed('{"status": "failed", "kind": "timeout"}')), {"status": "failed", "kind": "timeout"}),
+     (lambda: raising(distributed.CancelledError("gone")), {"status": "failed", "kind": "worker", "sentence": "CancelledError: gone"})],
+)  # fmt: skip
+@pytest.mark.parametrize("status", ["finished", "lost", "pending"])
+def test_a_result_that_is_lost_with_its_worker_is_waited_for(ends, outcome, status):
+    """Dask hands over what has ended; when a worker dies before its result is fetched, it is made again."""
+    future = SimpleNamespace(status=status, result=ends, exception=lambda: None)
+    assert _outcome(future) == outcome
+
+
+def raising(error):
+    raise error
+
+
+@pytest.mark.parametrize("n_deaths", [0, 2, 3])
+def test_workers_that_die_as_they_start_are_started_again(tmp_path, notebook, monkeypatch, n_deaths):
+    starts = iter(["dies"] * n_deaths + ["lives"] * 3)
+    monkeypatch.setattr(distributed, "LocalCluster", lambda **options: raising(RuntimeError("Nanny")) if next(starts) == "dies" else "cluster")
+    cluster = _Cluster(None, 2, tmp_path, read_notebook(notebook))
+    if n_deaths < 3:
+        assert cluster._started() == "cluster"
+    else:
+        with pytest.raises(OSError, match="die as they start"):
+            cluster._started()
 
 
 def test_a_table_of_no_runs_has_its_columns(tmp_path, notebook):

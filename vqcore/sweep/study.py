@@ -20,6 +20,7 @@ from vqcore.sweep.supervising import RunFailed, supervise
 from vqcore.sweep.table import write_table
 
 NEEDED_BYTES = 10_000_000
+STARTS = 3  # of the workers, before it is given up
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,12 +149,15 @@ def _submit(client, task, retries):
 
 
 def _outcome(future):
-    if future.status == "finished":
+    from distributed import CancelledError
+
+    try:
+        # Whatever its status is: a result that was lost with its worker is being made again.
         return future.result()
-    error = future.exception()
-    if isinstance(error, RunFailed):
+    except RunFailed as error:
         return json.loads(str(error))
-    return {"status": "failed", "kind": "worker", "sentence": f"{type(error).__name__}: {error}"[:500]}
+    except (Exception, CancelledError) as error:
+        return {"status": "failed", "kind": "worker", "sentence": f"{type(error).__name__}: {error}"[:500]}
 
 
 class _Cluster:
@@ -164,14 +168,29 @@ class _Cluster:
         self.cluster = self.client = None
 
     def __enter__(self):
-        from distributed import Client, LocalCluster
+        from distributed import Client
 
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         try:
             if self.scheduler:
                 self.client = self._connected(Client)
             else:
-                self.cluster = LocalCluster(
+                self.cluster = self._started()
+                self.client = Client(self.cluster)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self.client
+
+    def _started(self):
+        import dask
+        from distributed import LocalCluster
+
+        # A worker that died is started again, which may take its time: Dask would give up its place after 15 seconds.
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "1 day"})
+        for n_left in reversed(range(STARTS)):
+            try:
+                return LocalCluster(
                     n_workers=self.n_workers,
                     threads_per_worker=1,
                     host="127.0.0.1",
@@ -182,11 +201,10 @@ class _Cluster:
                     memory_limit=None,
                     silence_logs=logging.CRITICAL,
                 )
-                self.client = Client(self.cluster)
-        except BaseException:
-            self.__exit__()
-            raise
-        return self.client
+            except RuntimeError as error:
+                # One that dies before it has begun takes the cluster with it.
+                if not n_left:
+                    raise ChildProcessError(f"the workers of this sweep die as they start ({error})") from None
 
     def _connected(self, client_class):
         try:
