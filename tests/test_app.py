@@ -15,8 +15,9 @@ import psutil
 import pytest
 from studies import wait_until
 
-from vqcore.app import Dashboard
+from vqcore.app import Dashboard, exhibits
 from vqcore.app.exhibits import EXHIBITS, Exhibit
+from vqcore.app.page import SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,6 +51,21 @@ def test_every_explorer_is_made_and_moves(exhibit):
         assert explorer.picture.alt == explorer.summary()
         explorer.set(**{name: value})
         assert explorer.picture.value == picture and explorer.summary() == before
+
+
+@pytest.mark.parametrize("sizes", [{"n_points": 400, "n_codewords": 6}, SIZES], ids=["small", "as shown"])
+def test_empty_cells_begin_where_what_one_does_about_them_shows(sizes):
+    explorer = exhibits.empty(**sizes)
+    explorer.set(step=0)
+    assert " 1 idle, " in explorer.summary()
+    ends = {}
+    for policy in ("keep", "split", "farthest"):
+        explorer.set(policy=policy, step=12)
+        fit = explorer.fit(explorer.state["x"], explorer.state["y"], policy)
+        ends[policy] = fit.distortion
+        assert len(explorer.idle(fit.codebook)) == (policy == "keep")
+    assert ends["split"] < 0.95 * ends["keep"] and ends["farthest"] < 0.95 * ends["keep"]
+    assert f"{1 - ends['farthest'] / ends['keep']:.1%} less than with keep, which leaves 1 idle at the end" in repr(explorer)
 
 
 def test_explorers_are_made_when_they_are_asked_for_and_once():

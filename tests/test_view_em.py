@@ -67,6 +67,25 @@ def test_the_policy_error_says_so(points):
     assert "1 of 6 cells are empty" in empty.figure().axes[0].get_title(loc="left")
 
 
+def test_what_became_of_a_policy_is_told_as_it_is(empty):
+    """Better, worse and alike all occur, wherever the spot is, and each is told by its number."""
+    told = set()
+    for x in np.linspace(empty.controls["x"].min, empty.controls["x"].max, 9):
+        for y in np.linspace(empty.controls["y"].min, empty.controls["y"].max, 9):
+            kept, fit = empty.fit(x, y, "keep"), empty.fit(x, y, "split")
+            idle = len(empty.idle(kept.codebook)) or "none"
+            said = empty.describe({"x": x, "y": y, "policy": "split", "step": 1})
+            more = fit.distortion / kept.distortion - 1
+            alike = abs(more) < 5e-4
+            way = "as with keep" if alike else f"{abs(more):.1%} {'more' if more > 0 else 'less'} than with keep"
+            assert f", {way}, which leaves {idle} idle at the end" in said
+            ahead = not alike and more > 0 and fit.distortions[1] < kept.distortions[1]
+            assert said.endswith("and yet in a worse place at the end") == ahead
+            told |= {way.partition("%")[2] or way, ahead}
+    assert told == {"as with keep", " more than with keep", " less than with keep", True, False}
+    assert empty.describe({"x": x, "y": y, "policy": "keep", "step": 1}).endswith("2 idle at the end")
+
+
 def test_two_codewords_are_the_least(points):
     assert "0 idle" in view.EmptyCellExplorer(points, points[:2]).summary()
     with pytest.raises(InputError, match="number of codewords"):

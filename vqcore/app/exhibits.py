@@ -61,10 +61,13 @@ def runs(n_points, n_codewords, seed=0):
 
 
 def empty(n_points, n_codewords, seed=0):
-    """Two codewords on one spot."""
+    """Two codewords on one spot at the rim, where the one that is kept idle stays so."""
     points = blobs(n_points, 2, 5, 0.18, seed=seed + 3)[0]
     start = np.random.default_rng(seed).choice(points, n_codewords, replace=False)
-    return view.EmptyCellExplorer(points, start, seed=seed)
+    explorer = view.EmptyCellExplorer(points, start, seed=seed)
+    x, y = explorer.controls["x"], explorer.controls["y"]
+    explorer.set(x=x.min + 10 * x.step, y=y.min + 32 * y.step)
+    return explorer
 
 
 def soft(n_points, n_codewords, seed=0):

@@ -121,9 +121,22 @@ class EmptyCellExplorer(Explorer):
         if error:
             return f"{place}, policy {state['policy']}: EmptyCellError, {error}"
         idle = self.idle(fit.codebooks[step])
-        kept = self.fit(state["x"], state["y"], "keep")
         return (
             f"{place}, policy {state['policy']}, step {step} of {fit.n_steps}: {len(fit.codebooks[step])} codewords, "
-            f"{len(idle)} idle, distortion {fit.distortions[step]:.6g}; at the end {fit.distortion:.6g}, "
-            f"{fit.distortion / kept.distortion:.4f} times that of keep"
+            f"{len(idle)} idle, distortion {fit.distortions[step]:.6g}; at the end {fit.distortion:.6g}"
+            f"{self._beside_keep(state, fit)}"
         )
+
+    def _beside_keep(self, state, fit):
+        """What became of it: the distortion at the end beside that of doing nothing, and what that leaves idle."""
+        kept = self.fit(state["x"], state["y"], "keep")
+        idle = len(self.idle(kept.codebook))
+        left = f"{idle if idle else 'none'} idle at the end"
+        if state["policy"] == "keep":
+            return f", {left}"
+        more = fit.distortion / kept.distortion - 1
+        if abs(more) < 5e-4:
+            return f", as with keep, which leaves {left}"
+        told = f", {abs(more):.1%} {'more' if more > 0 else 'less'} than with keep, which leaves {left}"
+        earlier = more > 0 and fit.n_steps and fit.distortions[1] < kept.distortions[1]
+        return told + (": ahead after one step, and yet in a worse place at the end" if earlier else "")
