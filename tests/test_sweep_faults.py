@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import numpy as np
 import pytest
 from studies import command, content, marked, no_process_left, processes, rows, sweep, wait_until, write_notebook
@@ -125,6 +126,18 @@ def test_every_end_of_a_run_has_its_true_name(tmp_path, notebook, mark):
     assert wait_until(lambda: not processes(mark), 5), "what a notebook starts ends with it"
 
 
+@pytest.mark.slow
+def test_an_exception_that_a_notebook_announces_is_none_of_a_success(tmp_path, mark):
+    """Papermill runs all cells of such a notebook, says that each is completed, and raises."""
+    path = write_notebook(tmp_path / "announced.ipynb", ["1 / 0", "import vqcore as vq\nvq.record(a=1)"], "name: str = 'ok'")
+    content = nbformat.read(path, 4)
+    content.cells[1].metadata["tags"] = ["raises-exception"]
+    nbformat.write(content, path)
+    done = sweep(path, tmp_path / "runs", **marked(mark))
+    assert done.returncode == 1 and rows(tmp_path / "runs") == []
+    assert failures(tmp_path / "runs")["ok"]["kind"] == "error" and "code cell 2" in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGKILL))])
 def test_a_driver_that_is_stopped_takes_everything_with_it(tmp_path, notebook, mark, number):
     arguments = ["-p", "n=1", "-p", 'name="ok","hang"', "--workers", 2]
@@ -173,10 +186,12 @@ def test_a_full_disk_is_told_and_older_runs_stay(small_disk, notebook, mark, tmp
     assert first.returncode == 0, first.stdout + first.stderr
     done = {path: path.read_bytes() for path in (disk / "runs" / "done").rglob("*") if path.is_file()}
     table = (disk / "runs" / "results.csv").read_bytes()
-    (disk / "ballast").write_bytes(bytes(8_000_000))
-    refused = sweep(notebook, disk / "runs", "-p", "n=1,2", **marked(mark))
-    assert refused.returncode == 2 and "MB left" in refused.stderr
-    (disk / "ballast").unlink()
+    for size in ("5m", "1m", "100k"):
+        subprocess.run(["mount", "-o", f"remount,size={size}", disk], check=True)
+        refused = sweep(notebook, disk / "runs", "-p", "n=1,2", **marked(mark))
+        assert refused.returncode == 2 and "MB left" in refused.stderr
+        assert {path: path.read_bytes() for path in done} == done and (disk / "runs" / "results.csv").read_bytes() == table
+    subprocess.run(["mount", "-o", "remount,size=14m", disk], check=True)
 
     # Filled from within a run, to the last byte.
     greedy = write_notebook(tmp_path / "greedy.ipynb", ["open('ballast', 'wb').write(bytes(20_000_000))"])
@@ -186,7 +201,7 @@ def test_a_full_disk_is_told_and_older_runs_stay(small_disk, notebook, mark, tmp
     shutil.rmtree(disk / "runs" / "failed")
     again = sweep(notebook, disk / "runs", "-p", "n=1,2", **marked(mark))
     assert again.returncode == 0 and "1 done now, 1 done earlier" in again.stdout, again.stdout + again.stderr
-    assert {path: path.read_bytes() for path in done} == done and len(rows(disk / "runs")) == 2 and table
+    assert {path: path.read_bytes() for path in done} == done and len(rows(disk / "runs")) == 2
 
 
 def test_a_write_that_fails_leaves_the_older_file(small_disk):
