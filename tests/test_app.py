@@ -179,6 +179,33 @@ def test_every_exhibit_answers_the_keyboard(page, number):
     assert width <= 1024
 
 
+# What the Tab key stops at, in its order (nothing here has a tabindex above 0).
+STOPS = """() => Array.from(document.querySelectorAll("a[href], button, input, select, textarea, [tabindex]"))
+  .filter((part) => part.tabIndex >= 0 && !part.disabled && part.getClientRects().length)
+  .map((part) => part.className)"""
+INSIDE = "number => !!document.activeElement.closest(`.vqcore-exhibit-${number}`)"
+
+
+@browsing.needs_chromium
+@pytest.mark.parametrize("number", [0, 4])
+def test_the_first_stop_of_tab_leads_past_all_buttons_to_the_controls(page, number):
+    button = page.get_by_role("button", name=EXHIBITS[number].title, exact=True)
+    button.click()
+    page.locator(f".vqcore-exhibit-{number}").locator("img.vqcore-picture, canvas.vqcore-plane").first.wait_for()
+    stops = page.evaluate(STOPS)
+    assert "vqcore-skip" in stops[0] and len(stops) > len(EXHIBITS)
+    link = page.get_by_role("link", name="Skip to the controls")
+    assert link.bounding_box()["x"] < -100  # out of the way of those who do not need it
+    link.focus()
+    place = link.bounding_box()
+    assert place["x"] >= 0 and place["y"] >= 0 and place["width"] > 100
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate(INSIDE, number)
+    page.keyboard.press("Shift+Tab")
+    assert not page.evaluate(INSIDE, number)  # it was the first of them
+
+
 @browsing.needs_chromium
 def test_after_hasty_keys_the_picture_is_that_of_the_controls(page):
     """Pictures that lay ready in the browser must not stay when the controls have moved on."""

@@ -7,6 +7,9 @@ import ipywidgets
 from vqcore.app.exhibits import EXHIBITS
 
 TITLE = "Vector quantization under your hand"
+# Past the buttons to what belongs to one explorer: the first stop of the Tab key, seen while it has the focus.
+SKIP = "<a class='vqcore-skip' href='#vqcore-controls'>Skip to the controls</a>"
+CONTROLS = "<div id='vqcore-controls' tabindex='-1'></div>"
 SIZES = {"n_points": 1_500, "n_codewords": 12}
 
 
@@ -29,7 +32,8 @@ class Dashboard:
             style={"button_width": "auto"},
         )
         self.words, self.stage = ipywidgets.HTML(), ipywidgets.VBox()
-        self.widget = ipywidgets.VBox([ipywidgets.HTML(f"<h1>{TITLE}</h1>"), self.choice, self.words, self.stage])
+        title, controls = ipywidgets.HTML(f"{SKIP}<h1>{TITLE}</h1>"), ipywidgets.HTML(CONTROLS)
+        self.widget = ipywidgets.VBox([title, self.choice, self.words, controls, self.stage])
         self.widget.add_class("vqcore-dashboard")
         self.choice.observe(self._follow, names="value")
         self._follow()
