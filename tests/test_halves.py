@@ -141,7 +141,7 @@ def _errors(measures, dim, largest, error, slack, tag, floor):
 
 def looked_at(points, codebook):
     """The lowest scores (RANKS, LANES) of LANES points and their codes, what two scores may err by, and all exact scores."""
-    precise = screen(codebook, points.dtype)
+    precise = screen(codebook, points.dtype.type)
     coarse = halves(codebook, precise, len(points))
     room = room_for(coarse)
     _search(frozen(points), np.arange(len(points)), coarse, room)

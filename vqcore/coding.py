@@ -63,9 +63,13 @@ def edges_between(ascending):
     `assign`. The first of equal codewords owns their cell, so the edges between the copies are its upper end.
     """
     below, above = ascending[:-1], ascending[1:]
-    if not (below < above).all():
-        above = np.append(ascending, np.inf)[np.searchsorted(ascending, below, side="right")]
-    edges = (below + above) / 2
+    if (below < above).all():
+        return _edges(below, above)
     with np.errstate(invalid="ignore"):
-        far = edges - below > above - edges
+        return _edges(below, np.append(ascending, np.inf)[np.searchsorted(ascending, below, side="right")])
+
+
+def _edges(below, above):
+    edges = (below + above) / 2
+    far = edges - below > above - edges
     return np.where(far, np.nextafter(edges, -np.inf), edges) if far.any() else edges

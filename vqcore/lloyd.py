@@ -17,6 +17,7 @@ from vqcore.progress import progress_bar
 
 STARTS = ("k-means++", "random")
 POLICIES = ("split", "farthest", "drop", "keep", "error")
+NOBODY = np.empty(0, np.int64)
 
 
 def fit_lloyd(
@@ -147,13 +148,15 @@ def _step(cells, codebook, state, empty, rng):
 
 def _vacant(state, empty):
     """The codewords to repair: those that nobody chooses, unless they may keep their places."""
+    if state.mass.all():
+        return NOBODY
     vacant = np.flatnonzero(state.mass == 0)
-    if len(vacant) and empty == "error":
+    if empty == "error":
         raise EmptyCellError(
             f"{len(vacant)} of {len(state.mass)} cells are empty (codewords {vacant[:8].tolist()}): pass another "
             f"start or seed, or empty='split', 'farthest', 'drop' or 'keep'"
         )
-    return vacant[:0] if empty == "keep" else vacant
+    return NOBODY if empty == "keep" else vacant
 
 
 def _repair(cells, state, codebook, means, vacant, policy, rng):
@@ -203,7 +206,11 @@ def _too_few(n_codewords, distinct):
 
 def _ordered(codebook):
     """One-dimensional codewords ascend; others stay in their places."""
-    return np.sort(codebook, axis=0) if codebook.size == len(codebook) else codebook
+    if codebook.size > len(codebook):
+        return codebook
+    codebook = codebook.copy()
+    codebook.sort(axis=0)
+    return codebook
 
 
 def _start(table, points, n_codewords, start, sample_weight, rng, empty):

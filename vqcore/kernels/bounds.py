@@ -56,8 +56,10 @@ def _drifts(before, codebook):
     """How far any codeword but this one has moved (n_codewords,), a hair more for rounding."""
     moved = codebook - before
     moved = np.sqrt(np.einsum("ij,ij->i", moved, moved)) * (1 + 1e-12)
-    drifts = np.full(len(moved), moved.max())
-    drifts[moved.argmax()] = np.delete(moved, moved.argmax()).max(initial=0.0)
+    farthest = moved.argmax()
+    drifts = np.full(len(moved), moved[farthest])
+    moved[farthest] = 0.0
+    drifts[farthest] = moved.max()
     return drifts
 
 

@@ -88,7 +88,7 @@ def assign(points, codebook):
 
 def n_slabs(n, n_codewords):
     """Into how many runs a sum over points is split: by the sizes alone, with tables that are small beside the points."""
-    return 2 ** (int(np.clip(n // (4 * n_codewords), 1, 16)).bit_length() - 1)
+    return 2 ** (min(max(n // (4 * n_codewords), 1), 16).bit_length() - 1)
 
 
 def accumulate(values, codes, n_codewords, sample_weight=None):
@@ -108,8 +108,8 @@ def tables(n_slabs, shape, weights):
 
 
 def merged(parts):
-    """The sum of the tables of all slabs, one slab after another: numpy's own sum goes pairwise where it can."""
-    return functools.reduce(np.add, parts)
+    """The sum of the tables of all slabs, one slab after another: a sum of numpy's goes pairwise along a line."""
+    return functools.reduce(np.add, parts) if parts[0].size == 1 else np.add.reduce(parts, axis=0)
 
 
 def follow(points, sample_weight=None):

@@ -19,6 +19,7 @@ DENSE, ALIGNED, SECTIONS = range(3)
 BLOCK = 64 * 64  # codes of a dense block: a multiple of 64, so that a block starts a word
 WORDS = 1024  # words of an aligned block
 ROW = 4096  # words of a block of sections, of which each is a row of codes
+MOVED = 56  # bits of an item at most that lie in eight bytes wherever among the bits of the first one they begin
 ONE, ALL = np.uint64(1), np.uint64(2**64 - 1)
 
 
@@ -140,11 +141,16 @@ def pack_dense(held, n_items, width, moves, words):
             words[i] = load(held, 8 * i)
         return
     first = 0
-    if width % 8 == 0:
-        # Whole bytes: each store writes zeros beyond its item, over which the next one goes; so not the last few.
-        out, n_bytes, first = words.view(np.uint8), width >> 3, max(0, n_items - 8)
-        for i in range(first):
-            store(out, i * n_bytes, together(load(held, 8 * i), moves))
+    if width <= MOVED:
+        # Each store writes zeros beyond its item, over which the next one goes; so not the last few.
+        out, first, before = words.view(np.uint8), max(0, n_items - 8), np.uint64(0)
+        for i in range(first if width % 8 == 0 else 0):
+            store(out, i * (width >> 3), together(load(held, 8 * i), moves))
+        for i in range(0 if width % 8 == 0 else first):
+            # From the byte on where it begins, with the end of the one before.
+            item, filled = together(load(held, 8 * i), moves), (i * width) & 7
+            store(out, (i * width) >> 3, item << np.uint64(filled) | before >> np.uint64(width - filled))
+            before = item
     at, filled = (first * width) >> 6, (first * width) & 63
     word = words[at] & ((ONE << np.uint64(filled)) - ONE) if filled > 0 else np.uint64(0)
     for i in range(first, n_items):
@@ -164,11 +170,14 @@ def pack_dense(held, n_items, width, moves, words):
 def unpack_dense(words, first, n_items, width, moves, out):
     """What `pack_dense` wrote from word `first` on, as items in the bytes `out`."""
     held, last, n_near = words.view(np.uint8), len(words) - 1, 0
-    if width % 8 == 0:
-        # Items of whole bytes are read where they lie, but for the last: eight bytes from there end beyond the words.
-        n_near = min(n_items, max(0, (len(held) - 8 - 8 * first) // (width >> 3) + 1))
-        for i in range(n_near):
+    if width <= MOVED:
+        # From the byte on where it begins, but for the last few: eight bytes from there may end beyond the words.
+        n_near = min(n_items, max(0, 8 * (len(held) - 8 - 8 * first) // width + 1))
+        for i in range(n_near if width % 8 == 0 else 0):
             store(out, 8 * i, apart(load(held, 8 * first + i * (width >> 3)), moves))
+        for i in range(0 if width % 8 == 0 else n_near):
+            skip = np.uint64((i * width) & 7)
+            store(out, 8 * i, apart(load(held, 8 * first + ((i * width) >> 3)) >> skip, moves))
     for i in range(n_near, n_items):
         at, skip = first + ((i * width) >> 6), np.uint64((i * width) & 63)
         # The last item has no next word, and what would come from it is not asked for or beyond the codes.

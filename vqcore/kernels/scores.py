@@ -24,6 +24,16 @@ from vqcore.kernels.vectors import (
 FAST = {"contract", "nsz"}
 
 
+class Limits(NamedTuple):
+    """Twice the unit roundoff of a precision, and its smallest normal number."""
+
+    eps: float
+    tiny: float
+
+
+LIMITS = {work: Limits(float(np.finfo(work).eps), float(np.finfo(work).tiny)) for work in (np.float32, np.float64)}
+
+
 class Screen(NamedTuple):
     """What the scores need to know of a codebook.
 
@@ -90,7 +100,7 @@ def within_float32(values):
 
 def screen(codebook, work):
     """The Screen of a float64 codebook (n_codewords, dim) in this precision."""
-    shift = codebook.mean(axis=0).astype(work)
+    shift, limits = (np.add.reduce(codebook, axis=0) / len(codebook)).astype(work), LIMITS[work]
     moved = codebook - shift
     n_codewords, dim = codebook.shape
     scores_by = np.zeros((-(-n_codewords // FOLD) * FOLD, dim), work)
@@ -100,8 +110,8 @@ def screen(codebook, work):
     half_norms[:n_codewords] = sq_norms / 2
     largest = float(np.sqrt(sq_norms.max()))
     # Products below the normal range lose all digits: so much more may a score err.
-    floor = 4 * (dim + 6) * float(np.finfo(work).tiny)
-    return Screen(shift, scores_by, half_norms, largest, slack_of(dim, work) * largest, floor, float(np.finfo(work).eps))
+    floor = 4 * (dim + 6) * limits.tiny
+    return Screen(shift, scores_by, half_norms, largest, slack_of(dim, work) * largest, floor, limits.eps)
 
 
 def slack_of(dim, work):
@@ -110,7 +120,7 @@ def slack_of(dim, work):
     Higham 2002, section 3.1: a dot product of length dim + 1 errs by at most (dim + 1) u times the product of norms;
     rounding the shifted point and codeword adds two u each; both compared scores err.
     """
-    return 2 * (dim + 6) * float(np.finfo(work).eps) / 2
+    return 2 * (dim + 6) * LIMITS[work].eps / 2
 
 
 @njit(inline="always")
