@@ -6,6 +6,7 @@ codewords lie from their halves is known, hence by Cauchy and Schwarz what a sco
 settle nearly every point, and those that they leave are searched in full precision (`scores`).
 """
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,8 @@ from numba.extending import intrinsic
 from vqcore.kernels.compiling import njit
 from vqcore.kernels.scores import error_of_distances, slack_of, within_float32
 from vqcore.kernels.vectors import (
-    FEATURES, FLOAT, FOLD, INT32, INT64, LANES, TILE, load, n_columns, pointer_to, splat, store,
-    sums_of_products, turned_over,
+    DOUBLE, FEATURES, FLOAT, FOLD, INT32, INT64, LANES, TILE, first_few, load, masked_load, n_columns, pointer_to,
+    rows_from, splat, store, sums_of_products, turned_over,
 )  # fmt: skip
 
 WORKS = "+avx512bf16" in FEATURES
@@ -52,12 +53,15 @@ class Halves(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What a search writes on, again and again: a shifted point, 16 points as pairs, those of all lanes, measures of the
-    points, what two scores of theirs may err by, their lowest scores and the bits of these.
+    """What one thread writes on, again and again, when it looks at halves of LANES points.
+
+    Attributes:
+        lanes: shifted points as pairs: pair d of lane i is lanes[d * LANES + i].
+        measures: (2 * LANES,) their squared norms, then their squared distances from what they were rounded to.
+        errors: (LANES,) what two scores of a point may err by.
+        lowest, tags: (RANKS * LANES,) its lowest scores, in order, and the bits of these.
     """
 
-    shifted: np.ndarray
-    pairs: np.ndarray
     lanes: np.ndarray
     measures: np.ndarray
     errors: np.ndarray
@@ -105,29 +109,17 @@ def room_for(halves):
         return None
     width, lowest = -(-halves.pairs.shape[1] // N) * N, np.zeros(RANKS * LANES, np.float32)
     return Room(
-        np.zeros(2 * width, np.float32), np.zeros(N * width, np.uint32), np.zeros(LANES * width, np.uint32),
-        np.zeros(2 * LANES, np.float32), np.zeros(LANES), lowest, lowest.view(np.uint32),
+        np.zeros(LANES * width, np.uint32), np.zeros(2 * LANES, np.float32), np.zeros(LANES), lowest, lowest.view(np.uint32),
     )  # fmt: skip
 
 
 @njit(nogil=True)
 def search_halves(points, some, halves, room):
-    """Squared norm, squared distance from its halves and the RANKS lowest scores of at most LANES points, in the room.
+    """Leave in the room the measures and the RANKS lowest scores of at most LANES points.
 
     The last bits of a score, those of `halves.tag`, are the number of its codeword.
     """
-    n_pairs, width = halves.pairs.shape[1], len(room.pairs) // N
-    for first in range(0, len(some), N):
-        for row in range(min(N, len(some) - first)):
-            for side in range(2):
-                shift = halves.shift[side * n_pairs : (side + 1) * n_pairs]
-                part = points[some[first + row], side * n_pairs : (side + 1) * n_pairs]
-                into = room.shifted[side * width : (side + 1) * width]
-                for d in range(len(part)):
-                    into[d] = part[d] - shift[d]
-            _round(room.shifted, 0, width, width, room.pairs, row * width, room.measures, first + row)
-        for column in range(0, width, N):
-            _transpose(room.pairs, column, width, room.lanes, column * LANES + first)
+    _gather(points, some, halves.shift, halves.pairs.shape[1], room.lanes, room.measures)
     for i in range(len(room.lowest)):
         room.lowest[i] = _BEYOND
     for code in range(0, len(halves.half_norms), FOLD):
@@ -135,18 +127,18 @@ def search_halves(points, some, halves, room):
 
 
 @intrinsic
-def _round(typing, shifted, left, right, width, pairs, at, measures, lane):
-    """Round a shifted point, whose halves of its features begin at `left` and `right`, to pairs from `at` on; its
-    squared norm goes to measures (2, LANES) at the lane, and beside it its squared distance from what it was rounded to.
+def _gather(typing, points, some, shift, n_pairs, lanes, measures):
+    """Turn rows of contiguous points, less the shift and rounded to pairs, over into lanes; the last row fills up.
+
+    Their squared norms go to measures (2, LANES), and below these their squared distances from what they were rounded to.
     """
-    given = (shifted, left, right, width, pairs, at, measures, lane)
-    reals, ints = ir.VectorType(FLOAT, N), ir.VectorType(INT32, N)
+    given = (points, some, shift, n_pairs, lanes, measures)
+    reals, ints, read = (ir.VectorType(kind, N) for kind in (FLOAT, INT32, FLOAT if points.dtype == types.float32 else DOUBLE))
 
     def generate(context, builder, signature, args):
-        places = {i: context.cast(builder, args[i], given[i], types.int64) for i in (1, 2, 3, 5, 7)}
-
-        def place(which, *terms):
-            return pointer_to(context, builder, given[which], args[which], *terms)
+        table, chosen, center = (context.make_array(given[i])(context, builder, args[i]) for i in range(3))
+        n_pairs, row_size = context.cast(builder, args[3], given[3], types.int64), builder.extract_value(table.shape, 1)
+        dim = builder.extract_value(center.shape, 0)
 
         def constant(value):
             return ir.Constant(ints, [value] * N)
@@ -157,45 +149,36 @@ def _round(typing, shifted, left, right, width, pairs, at, measures, lane):
             return builder.and_(builder.add(bits, builder.add(odd, constant(0x7FFF))), constant(0xFFFF0000))
 
         def add_square(total, values):
-            builder.store(builder.fadd(builder.load(total), builder.fmul(values, values), flags=("fast",)), total)
+            square = builder.fmul(values, values, flags=("contract",))
+            builder.store(builder.fadd(builder.load(total), square, flags=("contract",)), total)
 
-        sums = [cgutils.alloca_once(builder, reals) for _ in range(2)]
-        for total in sums:
-            builder.store(ir.Constant(reals, [0.0] * N), total)
-        with cgutils.for_range(builder, builder.udiv(places[3], INT64(N))) as loop:
-            here, made = builder.mul(loop.index, INT64(N)), []
-            for side in (1, 2):
-                values = load(builder, place(0, places[side], here), reals)
-                made.append(rounded(values))
-                add_square(sums[0], values)
-                add_square(sums[1], builder.fsub(values, builder.bitcast(made[-1], reals)))
-            pair = builder.or_(made[1], builder.lshr(made[0], constant(16)))
-            store(builder, pair, place(4, places[5], here))
-        reduce = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(FLOAT, [FLOAT, reals]), f"llvm.vector.reduce.fadd.v{N}f32"
-        )
-        for row, total in enumerate(sums):
-            value = builder.call(reduce, [FLOAT(0.0), builder.load(total)], fastmath=("reassoc",))
-            builder.store(value, place(6, places[7], INT64(row * LANES)))
-        return context.get_dummy_value()
-
-    return types.void(*given), generate
-
-
-@intrinsic
-def _transpose(typing, rows, first, width, lanes, at):
-    """A tile of 16 x 16 of the flat rows (16, width) turned over into the flat lanes (width, LANES)."""
-    given = (rows, first, width, lanes, at)
-    kind = ir.VectorType(INT32, N)
-
-    def generate(context, builder, signature, args):
-        first, width, at = (context.cast(builder, args[i], given[i], types.int64) for i in (1, 2, 4))
-
-        def place(which, start, step, i):
-            return pointer_to(context, builder, given[which], args[which], start, builder.mul(step, INT64(i)))
-
-        for i, row in enumerate(turned_over(builder, [load(builder, place(0, first, width, i), kind) for i in range(N)])):
-            store(builder, row, place(3, at, INT64(LANES), i))
+        sums = [[cgutils.alloca_once(builder, reals) for _ in range(N)] for _ in range(2)]
+        n_tiles = builder.udiv(builder.add(n_pairs, INT64(N - 1)), INT64(N))
+        with cgutils.for_range(builder, INT64(LANES // N)) as block:
+            lane = builder.mul(block.index, INT64(N))
+            for total in sums[0] + sums[1]:
+                builder.store(ir.Constant(reals, [0.0] * N), total)
+            with cgutils.for_range(builder, n_tiles) as tile:
+                pair, pairs = builder.mul(tile.index, INT64(N)), []
+                begins = [pair, builder.add(n_pairs, pair)]
+                there = [first_few(builder, N, builder.sub(end, begin)) for end, begin in zip((n_pairs, dim), begins)]
+                middles = [masked_load(builder, builder.gep(center.data, [begins[i]]), read, there[i]) for i in range(2)]
+                for r, row in enumerate(rows_from(builder, chosen, lane, N, row_size)):
+                    made = []
+                    for begin, mask, middle in zip(begins, there, middles):
+                        values = masked_load(builder, builder.gep(table.data, [builder.add(row, begin)]), read, mask)
+                        values = builder.fsub(values, middle)
+                        values = values if read == reals else builder.fptrunc(values, reals)
+                        made.append(rounded(values))
+                        add_square(sums[0][r], values)
+                        add_square(sums[1][r], builder.fsub(values, builder.bitcast(made[-1], reals)))
+                    pairs.append(builder.or_(made[1], builder.lshr(made[0], constant(16))))
+                for i, column in enumerate(turned_over(builder, pairs)):
+                    at = builder.add(builder.mul(builder.add(pair, INT64(i)), INT64(LANES)), lane)
+                    store(builder, column, pointer_to(context, builder, lanes, args[4], at))
+            for which, row in enumerate(sums):
+                total = functools.reduce(builder.fadd, turned_over(builder, [builder.load(part) for part in row]))
+                store(builder, total, pointer_to(context, builder, measures, args[5], lane, INT64(which * LANES)))
         return context.get_dummy_value()
 
     return types.void(*given), generate

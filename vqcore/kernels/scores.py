@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from vqcore.kernels.compiling import njit
 from vqcore.kernels.vectors import (
     DOUBLE, FLOAT, FOLD, INT32, INT64, LANES, TILE, VECTOR_BYTES,
-    load, masked_load, n_columns, pointer_to, splat, store, sums_of_products, turned_over,
+    first_few, load, masked_load, n_columns, pointer_to, rows_from, splat, store, sums_of_products, turned_over,
 )  # fmt: skip
 
 # Contraction into fused multiply-adds only lowers the error that the bound allows for.
@@ -182,19 +182,14 @@ def _gather(typing, points, some, column, shift, lanes):
     def generate(context, builder, signature, args):
         table, chosen, center = (context.make_array(given[i])(context, builder, args[i]) for i in (0, 1, 3))
         column, dim = context.cast(builder, args[2], given[2], types.int64), builder.extract_value(center.shape, 0)
-        last_one = builder.sub(builder.extract_value(chosen.shape, 0), INT64(1))
         row_size = builder.extract_value(table.shape, 1)
-        counting = ir.Constant(ir.VectorType(INT64, n), list(range(n)))
         n_tiles = builder.udiv(builder.add(dim, INT64(n - 1)), INT64(n))
         with cgutils.for_range(builder, INT64(LANES // n)) as block, cgutils.for_range(builder, n_tiles) as tile:
             lane, feature = builder.mul(block.index, INT64(n)), builder.mul(tile.index, INT64(n))
-            there = builder.icmp_signed("<", counting, splat(builder, builder.sub(dim, feature), n))
-            middle = masked_load(builder, pointer_to(context, builder, shift, args[3], feature), moved, there)
+            there = first_few(builder, n, builder.sub(dim, feature))
+            middle = masked_load(builder, builder.gep(center.data, [feature]), moved, there)
             begin, rows = builder.add(column, feature), []
-            for r in range(n):
-                at = builder.add(lane, INT64(r))
-                at = builder.select(builder.icmp_signed("<", at, last_one), at, last_one)
-                row = builder.mul(builder.load(builder.gep(chosen.data, [at])), row_size)
+            for row in rows_from(builder, chosen, lane, n, row_size):
                 values = masked_load(builder, builder.gep(table.data, [builder.add(row, begin)]), read, there)
                 values = builder.fpext(values, moved) if read != moved else values
                 rows.append(builder.fsub(values, middle))

@@ -62,6 +62,22 @@ def masked_load(builder, pointer, kind, mask):
     return builder.call(function, [builder.bitcast(pointer, vectors), INT32(4), mask, nothing])
 
 
+def rows_from(builder, some, first, n, row_size):
+    """Where n rows of a contiguous table begin, those that an array names from `first` on; beyond its end, the last one."""
+    last_one, starts = builder.sub(builder.extract_value(some.shape, 0), INT64(1)), []
+    for i in range(n):
+        at = builder.add(first, INT64(i))
+        at = builder.select(builder.icmp_signed("<", at, last_one), at, last_one)
+        starts.append(builder.mul(builder.load(builder.gep(some.data, [at])), row_size))
+    return starts
+
+
+def first_few(builder, n, count):
+    """A mask of n elements, true for as many of the first as `count` says."""
+    counting = ir.Constant(ir.VectorType(INT64, n), list(range(n)))
+    return builder.icmp_signed("<", counting, splat(builder, count, n))
+
+
 def turned_over(builder, rows):
     """The columns of as many rows as there are elements in a row, a power of two."""
     n, tile, block = len(rows), list(rows), 1
