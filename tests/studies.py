@@ -137,6 +137,8 @@ def no_process_left():
     """A mark for the environment of whatever is started; in the end none of these processes may live."""
     mark = f"VQ_TEST_MARK={uuid.uuid4().hex}"
     yield mark
+    # Some, as Python's own resource tracker, end a moment after those who started them.
+    wait_until(lambda: not processes(mark), 5)
     left = processes(mark)
     for pid in left:
         end(pid)

@@ -279,15 +279,16 @@ def test_a_run_costs_a_fifth_of_what_papermill_costs(tmp_path, mark):
         assert run().returncode == 0
         return time.monotonic() - start
 
-    ours, theirs = [], []
-    for number in range(3):
-        few = seconds(lambda: sweep(path, tmp_path / f"few{number}", "-p", "seed=0:2", "--workers", 1))
-        many = seconds(lambda: sweep(path, tmp_path / f"many{number}", "-p", "seed=0:12", "--workers", 1))
+    few, many, theirs = [], [], []
+    for number in range(5):
+        few.append(seconds(lambda: sweep(path, tmp_path / f"few{number}", "-p", "seed=0:2", "--workers", 1)))
+        many.append(seconds(lambda: sweep(path, tmp_path / f"many{number}", "-p", "seed=0:12", "--workers", 1)))
         papermill = [sys.executable, "-m", "papermill", path, tmp_path / "out.ipynb", "-p", "seed", "1", "--no-progress-bar"]
         theirs.append(seconds(lambda: subprocess.run(papermill, capture_output=True)))
-        ours.append((many - few) / 10)
-    print(f"a run: {np.median(ours):.2f} s; papermill: {np.median(theirs):.2f} s; ratio {np.median(ours) / np.median(theirs):.2f}")
-    assert np.median(ours) <= np.median(theirs) / 5
+    # The least of several: whatever else the machine does only adds.
+    ours = (min(many) - min(few)) / 10
+    print(f"a run: {ours:.2f} s; papermill: {min(theirs):.2f} s; ratio {ours / min(theirs):.2f}")
+    assert ours <= min(theirs) / 5
 
 
 def test_what_is_tried_again_is_what_may_mend():

@@ -100,30 +100,37 @@ def unbroken(tiny, folder, mark, arguments):
     return time.monotonic() - begun
 
 
+def is_killed(driver, watched, mark, rng, span):
+    """Kill a driver at a random moment, and sometimes another process of the sweep before; False if it has ended by then."""
+    seconds = rng.uniform(0, span)
+    if rng.random() < 0.7:
+        # Most of a small sweep is its beginning: from the first run on that it adds.
+        wait_until(lambda: driver.poll() is not None or len(list(watched.folder.glob("done/*"))) > len(watched.proofs), 120)
+        seconds /= 4
+    time.sleep(seconds / 2)
+    others = [pid for kind, pids in kin(mark, driver).items() if kind != "driver" for pid in pids]
+    if others and rng.random() < 0.25:
+        end(rng.choice(others))
+    time.sleep(seconds / 2)
+    if driver.poll() is None:
+        driver.kill()
+    return driver.wait() == -9
+
+
 @pytest.mark.parametrize("n_kills", often(2, 200, 2400))
 def test_a_driver_killed_at_random_moments_goes_on_where_it_was(tmp_path, tiny, mark, n_kills):
     n_runs = 20 if n_kills > 2 else 8
     arguments, whole = ["-p", f"seed=0:{n_runs}", "--workers", 2, "--retries", 5], tmp_path / "whole"
     span = unbroken(tiny, whole, mark, arguments)
-    rng, n_done, n_others, n_folders = random.Random(0), [], 0, 0
+    rng, n_done, n_folders = random.Random(0), [], 0
     while len(n_done) < n_kills:
         watched, n_folders = Watched(tmp_path / f"broken{n_folders}"), n_folders + 1
         driver = None
         # Killed until one of them comes to its end first; the next one starts while the last one's runs are still dying.
         while driver is None or driver.returncode == -9:
             driver = start(tiny, watched.folder, mark, *arguments)
-            if len(n_done) < n_kills:
-                # Short of the whole, or most folders would see one kill only.
-                seconds = rng.uniform(0, 0.7 * span)
-                if rng.random() < 0.25:
-                    time.sleep(seconds / 2)
-                    others = [pid for kind, pids in kin(mark, driver).items() if kind != "driver" for pid in pids]
-                    end(rng.choice(others)) if others else None
-                    n_others, seconds = n_others + bool(others), seconds / 2
-                time.sleep(seconds)
-                if driver.poll() is None:
-                    end(driver.pid)
-                    n_done.append(0)
+            if len(n_done) < n_kills and is_killed(driver, watched, mark, rng, span):
+                n_done.append(0)
             assert driver.wait(120) in (0, -9), said(watched.folder)
             watched.look()
             if driver.returncode == -9:
@@ -131,7 +138,7 @@ def test_a_driver_killed_at_random_moments_goes_on_where_it_was(tmp_path, tiny, 
         watched.is_finished(whole)
     assert wait_until(lambda: not processes(mark), 20), processes(mark)
     n_between = sum(0 < n < n_runs for n in n_done)
-    print(f"{n_kills} drivers killed in {n_folders} sweeps, {n_between} of them between the first run and the last; {n_others} other processes")
+    print(f"{n_kills} drivers killed in {n_folders} sweeps, {n_between} of them between the first run and the last")
     assert n_between >= n_kills // 4, "killed before the first run was done, or after the last"
 
 
@@ -197,20 +204,25 @@ def test_two_sweeps_of_one_folder_make_no_run_twice(tmp_path, tiny, mark, n_pair
     assert sum(n_reads.values()) >= 200 * n_pairs and n_reads["tables"] >= n_pairs
 
 
-@pytest.mark.parametrize("n_sweeps", often(1, 100, 1800))
-def test_a_foreign_kernel_is_left_alone(tmp_path, mark, n_sweeps):
-    notebook = write_notebook(tmp_path / "small.ipynb")
-    foreign = subprocess.Popen([sys.executable, "-m", "ipykernel_launcher", "-f", str(tmp_path / "kernel.json")], stdout=-3, stderr=-3)
+@pytest.mark.parametrize("n_survivals", often(2, 100, 1200))
+def test_a_foreign_kernel_is_left_alone(tmp_path, mark, n_survivals):
+    """Four of them (two), beside sweeps in each of which kernels are ended in four ways."""
+    notebook, n_kernels = write_notebook(tmp_path / "small.ipynb"), 4 if n_survivals > 2 else 2
+    launch = [sys.executable, "-m", "ipykernel_launcher", "-f"]
+    foreign = [subprocess.Popen([*launch, str(tmp_path / f"{i}.json")], stdout=-3, stderr=-3, start_new_session=i % 2 > 0) for i in range(n_kernels)]
+    n_survived = 0
     try:
-        for number in range(n_sweeps):
-            folder = tmp_path / f"runs{number}"
+        while n_survived < n_survivals:
+            folder = tmp_path / f"runs{n_survived}"
             arguments = ["-p", 'name="ok","die","kill","hang","runner"', "--workers", 2, "--retries", 0, "--timeout", 1]
             done = sweep(notebook, folder, *arguments, **marked(mark))
             assert done.returncode == 1 and len(rows(folder)) == 1, done.stdout + done.stderr
-            assert foreign.poll() is None, f"sweep {number + 1} of {n_sweeps} killed it"
+            assert [kernel.poll() for kernel in foreign] == [None] * n_kernels, f"after {n_survived} survivals"
+            n_survived += n_kernels
     finally:
-        foreign.kill()
-        foreign.wait()
+        for kernel in foreign:
+            kernel.kill()
+            kernel.wait()
 
 
 def test_a_death_at_any_step_leaves_what_is_whole(tmp_path, root):
