@@ -1,5 +1,7 @@
 """Every kernel table equals the readable reference; the reference equals exact arithmetic and SciPy."""
 
+import ctypes
+import mmap
 import os
 import re
 import shutil
@@ -20,8 +22,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
 import vqcore
-from vqcore import kernels
-from vqcore.kernels import compiled, conformance, reference, shared, table_for, tensors
+from vqcore import bits, kernels
+from vqcore.kernels import compiled, conformance, halves, reference, shared, table_for, tensors
 
 CASES = conformance.cases()
 # Every table with a library it serves; `tensors` runs on the CPU here, and on CUDA where there is a device.
@@ -364,3 +366,48 @@ def test_narrower_processors(cpu, features, tmp_path):
             [sys.executable, *what], env=os.environ | target, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture
+def at_the_edge():
+    """A way to put an array where the memory behind its last byte must not be touched."""
+    libc, kept = ctypes.CDLL(None, use_errno=True), []
+
+    def put(array):
+        page, size = mmap.PAGESIZE, -(-max(array.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+        room = mmap.mmap(-1, size + page)
+        kept.append(room)
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(room))
+        assert libc.mprotect(ctypes.c_void_p(begin + size), ctypes.c_size_t(page), 0) == 0
+        there = np.frombuffer(room, array.dtype, array.size, size - array.nbytes).reshape(array.shape)
+        there[...] = array
+        return there
+
+    yield put
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pages are guarded in another way there")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dim", [2, 3, 8, 15, 16, 17, 33, 40])
+def test_nothing_is_read_beyond_the_points(at_the_edge, monkeypatch, dim, dtype):
+    """Vectors are loaded whole: behind the last row lies a page that ends the process when it is read."""
+    monkeypatch.setattr(halves, "WORTH", 0)
+    rng = np.random.default_rng(dim)
+    points, codebook = rng.standard_normal((130, dim)).astype(dtype), rng.standard_normal((70, dim))
+    there, book = at_the_edge(points), at_the_edge(codebook)
+    codes, sq_dists = compiled.assign(points, codebook)
+    for found in (compiled.assign(there, book), compiled.follow(there)(book)):
+        np.testing.assert_array_equal(found[0], codes)
+        np.testing.assert_array_equal(found[1], sq_dists)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pages are guarded in another way there")
+@pytest.mark.parametrize("layout", bits.LAYOUTS)
+@pytest.mark.parametrize("n_bits", range(1, 64, 2))
+def test_nothing_is_read_beyond_codes_and_words(at_the_edge, n_bits, layout):
+    rng = np.random.default_rng(n_bits)
+    for n in (1, 63, 64, 130):
+        codes = rng.integers(0, 2**n_bits, n, dtype=np.uint64)
+        words = bits.pack(at_the_edge(codes), n_bits, layout)
+        np.testing.assert_array_equal(words, bits.pack(codes, n_bits, layout))
+        np.testing.assert_array_equal(bits.unpack(at_the_edge(words), n_bits, n, layout), codes)
