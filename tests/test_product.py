@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vqcore as vq
 from vqcore.kernels import lookup, lookup_tensors
-from vqcore.product import ProductQuantizer, _nearest_rotation
+from vqcore.product import ProductQuantizer
+from vqcore.subspaces import _nearest_rotation
 
 
 @pytest.fixture(params=LIBRARIES)

@@ -5,15 +5,15 @@ Ge, He, Ke and Sun 2013, "Optimized product quantization".
 """
 
 from importlib import import_module
-from typing import NamedTuple
 
 import numpy as np
 
 from vqcore import checks
 from vqcore.errors import InputError
 from vqcore.kernels import passes
-from vqcore.lloyd import STARTS, fit_lloyd
+from vqcore.lloyd import STARTS
 from vqcore.progress import progress_bar
+from vqcore.subspaces import Plan, fit_parts, fit_rotated, rotated
 
 METRICS = ("euclidean", "inner product")
 ON_A_SAMPLE = (
@@ -87,12 +87,12 @@ class ProductQuantizer:
         checks.as_choice(start, "start", STARTS)
         n_steps, rng = checks.as_count(n_steps, "n_steps", low=0), checks.as_generator(seed)
         n_rotations = checks.as_count(n_rotations, "n_rotations", low=0)
-        plan = _Plan(self.n_subspaces, self.n_codewords, start, n_steps, n_rotations, rng)
+        plan = Plan(self.n_subspaces, self.n_codewords, start, n_steps, n_rotations, rng)
         with progress_bar(self.n_subspaces * (1 + optimized) + optimized * n_rotations, repr(self), progress) as bar:
             if optimized:
-                fitted = _fit_rotated(table, points, plan, bar)
+                fitted = fit_rotated(table, points, plan, bar)
             else:
-                fitted = _fit_parts(table, points, self._wanted, plan, bar)
+                fitted = fit_parts(table, points, self._wanted, plan, bar)
         self.rotation, self.codebooks, self.distortions = fitted
         self.distortion = self.distortions[-1]
         return self
@@ -123,7 +123,7 @@ class ProductQuantizer:
         """
         table, queries = self._as_points(queries, "queries")
         inner = checks.as_choice(metric, "metric", METRICS) == "inner product"
-        return _lookup(table).distance_tables(_rotated(table, queries, self.rotation), self.codebooks, inner)
+        return _lookup(table).distance_tables(rotated(table, queries, self.rotation), self.codebooks, inner)
 
     def search(self, queries, codes, n_neighbors=10, *, metric="euclidean", symmetric=False):
         """The nearest codes to every query: squared distances (n_queries, n_neighbors), ascending, and their ids.
@@ -151,7 +151,7 @@ class ProductQuantizer:
         ids = table.from_host(np.empty((n_queries, n_neighbors), np.int64), queries)
         # Beside a table, what a scan keeps of a query: distances and ids, once as found and once in order.
         for rows in _blocks(n_queries, max(self.dim, self.n_subspaces * self.n_codewords, 4 * n_neighbors)):
-            parts = _rotated(table, queries[rows], self.rotation)
+            parts = rotated(table, queries[rows], self.rotation)
             if symmetric:
                 parts = lookup.decode(self.encode(queries[rows]), self.codebooks, "float64")
             tables = lookup.distance_tables(parts, self.codebooks, inner)
@@ -198,7 +198,7 @@ def _encode(table, points, codebooks, rotation):
     n_subspaces, n_codewords, _ = codebooks.shape
     codes = _lookup(table).empty_codes(points.shape[0], n_subspaces, n_codewords, points)
     for rows in _blocks(*points.shape):
-        _lookup(table).encode(_rotated(table, points[rows], rotation), codebooks, codes[rows])
+        _lookup(table).encode(rotated(table, points[rows], rotation), codebooks, codes[rows])
     return codes
 
 
@@ -231,117 +231,3 @@ def _blocks(n, width):
     """Slices that cover n rows, each of rows so many that `width` float64 per row stay within the budget."""
     size = max(1, BLOCK_BYTES // (8 * width))
     return [slice(start, start + size) for start in range(0, n, size)]
-
-
-def _rotated(table, points, rotation):
-    """points @ rotation in float64, since a float32 product would lose what lies far from the origin."""
-    if rotation is None:
-        return points
-    # Adding a float64 zero promotes, in every library.
-    return (points + table.from_host(np.zeros(1), points)) @ table.from_host(rotation, points)
-
-
-def _parts(table, points, n_subspaces):
-    """The n_subspaces slices (n, width) of the columns."""
-    width = points.shape[1] // n_subspaces
-    for m in range(n_subspaces):
-        yield table.to_points(points[:, m * width : (m + 1) * width])
-
-
-class _Plan(NamedTuple):
-    """How a quantizer is to be fitted."""
-
-    n_subspaces: int
-    n_codewords: int
-    start: str
-    n_steps: int
-    n_rotations: int
-    rng: np.random.Generator
-
-
-def _fit_parts(table, points, rotation, plan, bar, codebooks=None):
-    """Rotation (as given), codebooks and distortions: Lloyd's algorithm in every subspace alone."""
-    fits, starts = [], [plan.start] * plan.n_subspaces if codebooks is None else codebooks
-    for part, start in zip(_parts(table, _rotated(table, points, rotation), plan.n_subspaces), starts):
-        fits.append(_fit_lloyd(part, plan, start))
-        bar.update(codebooks is None)
-    longest = max(len(fit.distortions) for fit in fits)
-    # A subspace that came to rest early keeps its last distortion.
-    stories = [fit.distortions + fit.distortions[-1:] * (longest - len(fit.distortions)) for fit in fits]
-    books = np.stack([table.to_host(fit.codebook) for fit in fits])
-    return rotation, books, tuple(float(sum(step)) for step in zip(*stories))
-
-
-def _fit_lloyd(part, plan, start):
-    try:
-        return fit_lloyd(part, plan.n_codewords, start, plan.n_steps, seed=plan.rng, progress=False)
-    except InputError:
-        # Fewer distinct sub-vectors than codewords, a constant column for example: the rest are spare copies.
-        return fit_lloyd(part, plan.n_codewords, start, plan.n_steps, empty="keep", seed=plan.rng, progress=False)
-
-
-def _fit_rotated(table, points, plan, bar):
-    """Rotation, codebooks, distortions of OPQ: codes, codebooks and rotation take turns, each the best for the rest."""
-    n, n_subspaces = points.shape[0], plan.n_subspaces
-    one_cell = table.from_host(np.zeros(n, np.int64), points)
-    mean = table.accumulate(points, one_cell, 1)[0][0] / n
-    # Codebooks absorb any shift, so the rotation is sought about the mean, where it loses no digits.
-    centered = points - table.from_host(mean, points)
-    covariance = table.to_host(centered.T @ centered) / n
-    # Where the data has good axes already (many zeros, few values) its own beat the principal ones.
-    rotations = [np.eye(len(mean)), _spread_variance(covariance, n_subspaces)]
-    tried = [_fit_parts(table, centered, rotation, plan, bar) for rotation in rotations]
-    rotation, codebooks, distortions = min(tried, key=lambda fitted: fitted[2][-1])
-    for turn in range(plan.n_rotations):
-        rotation, codebooks, before = _turn(table, centered, rotation, codebooks)
-        distortions += (before,) if turn else ()
-        bar.update()
-    rotation, codebooks, story = _fit_parts(table, centered, rotation, plan, bar, codebooks)
-    shift = (mean @ rotation).reshape(n_subspaces, 1, -1)
-    return rotation, codebooks + shift, distortions + (story if plan.n_rotations else story[1:])
-
-
-def _spread_variance(covariance, n_subspaces):
-    """A rotation to start from (dim, dim): principal axes, dealt so that every part has the same product of variances.
-
-    Source: Ge et al. 2013, section 3.2, the eigenvalue allocation that is optimal for normal laws.
-    """
-    variances, axes = np.linalg.eigh(covariance)
-    width = len(variances) // n_subspaces
-    dealt, sizes = [[] for _ in range(n_subspaces)], np.zeros(n_subspaces)
-    floor = max(variances[-1], np.finfo(float).tiny) * 1e-12
-    for axis in np.argsort(-variances, kind="stable"):
-        open_parts = [m for m in range(n_subspaces) if len(dealt[m]) < width]
-        chosen = min(open_parts, key=lambda m: sizes[m])
-        dealt[chosen].append(axis)
-        # Relative to the floor every logarithm is positive: no part is full of small axes before it has large ones.
-        sizes[chosen] += np.log(max(variances[axis], floor) / floor)
-    return axes[:, np.concatenate(dealt)]
-
-
-def _turn(table, points, rotation, codebooks):
-    """The best codebooks for the nearest codes, then the best rotation for both; and the distortion before."""
-    n_subspaces, n_codewords, width = codebooks.shape
-    codebooks, cross, distortion = codebooks.copy(), np.empty(rotation.shape), 0.0
-    rotated = _rotated(table, points, rotation)
-    for m, part in enumerate(_parts(table, rotated, n_subspaces)):
-        columns = slice(m * width, (m + 1) * width)
-        codes, sq_dists = table.assign(part, codebooks[m])
-        distortion += passes.cell_shares(table, codes, sq_dists, n_codewords)[1]
-        sums, mass = table.accumulate(points, codes, n_codewords)
-        filled = mass > 0
-        codebooks[m, filled] = sums[filled] / mass[filled, None] @ rotation[:, columns]
-        # The reconstructions are constant on cells, so points.T @ reconstructions needs the sums of the cells alone.
-        cross[:, columns] = sums.T @ codebooks[m]
-    return _nearest_rotation(cross, rotation), codebooks, distortion
-
-
-def _nearest_rotation(cross, rotation):
-    """The orthonormal matrix with the largest inner product with `cross`; of several, the nearest to `rotation`."""
-    left, sizes, right = np.linalg.svd(cross)
-    free = sizes <= 1e-10 * sizes[0]
-    if free.any():
-        # What few codewords leave open would be settled by rounding, in each library in its own way.
-        turn, _, back = np.linalg.svd(left[:, free].T @ rotation @ right[free].T)
-        left[:, free] = left[:, free] @ turn @ back
-    return left @ right
