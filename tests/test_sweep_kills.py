@@ -117,7 +117,7 @@ def is_killed(driver, watched, mark, rng, span):
     return driver.wait() == -9
 
 
-@pytest.mark.parametrize("n_kills", often(2, 200, 2400))
+@pytest.mark.parametrize("n_kills", often(2, 200, 3600))
 def test_a_driver_killed_at_random_moments_goes_on_where_it_was(tmp_path, tiny, mark, n_kills):
     n_runs = 20 if n_kills > 2 else 8
     arguments, whole = ["-p", f"seed=0:{n_runs}", "--workers", 2, "--retries", 5], tmp_path / "whole"
