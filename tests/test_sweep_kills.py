@@ -106,7 +106,7 @@ def is_killed(driver, watched, mark, rng, span):
     if rng.random() < 0.7:
         # Most of a small sweep is its beginning: from the first run on that it adds.
         wait_until(lambda: driver.poll() is not None or len(list(watched.folder.glob("done/*"))) > len(watched.proofs), 120)
-        seconds /= 4
+        seconds /= 6
     time.sleep(seconds / 2)
     others = [pid for kind, pids in kin(mark, driver).items() if kind != "driver" for pid in pids]
     if others and rng.random() < 0.25:
