@@ -117,9 +117,9 @@ def is_killed(driver, watched, mark, rng, span):
     return driver.wait() == -9
 
 
-@pytest.mark.parametrize("n_kills", often(2, 200, 3600))
+@pytest.mark.parametrize("n_kills", often(1, 200, 3600))
 def test_a_driver_killed_at_random_moments_goes_on_where_it_was(tmp_path, tiny, mark, n_kills):
-    n_runs = 20 if n_kills > 2 else 8
+    n_runs = 20 if n_kills > 1 else 6
     arguments, whole = ["-p", f"seed=0:{n_runs}", "--workers", 2, "--retries", 5], tmp_path / "whole"
     span = unbroken(tiny, whole, mark, arguments)
     rng, n_done, n_folders = random.Random(0), [], 0
@@ -148,9 +148,9 @@ def run_at_work(pid, lines):
     return family | {child for child in lines if parent_of(child) in family}
 
 
-@pytest.mark.parametrize("n_kills", often(2, 50, 1200))
+@pytest.mark.parametrize("n_kills", often(1, 50, 1200))
 def test_a_death_beside_the_driver_costs_that_run_alone(tmp_path, tiny, mark, n_kills):
-    n_runs, n_each = (20, 5) if n_kills > 2 else (8, 2)
+    n_runs, n_each = (20, 5) if n_kills > 1 else (6, 1)
     keys = [run.key for run in expand(read_notebook(tiny), {"seed": range(n_runs)})]
     rng, kinds, n_failed = random.Random(0), collections.Counter(), 0
     for number in range(n_kills // n_each):
