@@ -657,3 +657,11 @@ def test_equally_far_points_come_in_order():
     sq_dists = np.array([1.0, 0.25, 1.0 + 2e-16, 4.0, 1e-40 * (1 + 2e-16), 0.25 - 1e-16, 1e-40])
     ids, found = passes.farthest(compiled, sq_dists, 2)
     assert ids.tolist() == [3, 0, 2, 1, 5, 4, 6] and np.array_equal(found, sq_dists[ids])
+
+
+def test_an_array_without_an_axis_is_refused_in_words():
+    number = da.from_array(np.array(1.0))
+    with pytest.raises(vq.InputError, match=r"points has shape \(\): it must be \(n,\) or \(n, dim\)"):
+        vq.fit_lloyd(number, 1)
+    with pytest.raises(vq.InputError, match=r"codes has shape \(\): in a dask array it must have an axis"):
+        vq.decode(number.astype(int), np.zeros((2, 2)))

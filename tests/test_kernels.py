@@ -320,6 +320,12 @@ def test_check_is_a_command():
         assert run.returncode == 2 and "no device 'cuda'" in run.stderr
 
 
+@pytest.mark.slow
+def test_check_goes_over_blocks():
+    run = subprocess.run([sys.executable, "-m", "vqcore", "check", "--device", "dask"], capture_output=True, text=True)
+    assert run.returncode == 0 and re.search(r"(\d+) of \1 cases equal the reference on dask", run.stdout), run.stdout + run.stderr
+
+
 def test_a_changed_loop_is_compiled_anew_wherever_it_is_called(tmp_path):
     """numba alone would go on with the old one in every caller whose own file is as it was."""
     shutil.copytree(Path(vqcore.__file__).parent, tmp_path / "vqcore", ignore=shutil.ignore_patterns("__pycache__"))

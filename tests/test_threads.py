@@ -7,13 +7,12 @@ import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vqcore.kernels import compiled, nearest
+from vqcore.kernels import compiled, nearest, threads
 from vqcore.kernels.threads import SMALL, TURNS, share
 
 MUCH = 100 * SMALL
@@ -22,7 +21,7 @@ MUCH = 100 * SMALL
 @pytest.fixture
 def four(monkeypatch):
     """Four threads, however many the process was given."""
-    monkeypatch.setattr(numba, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(threads, "_n_threads", lambda: 4)
 
 
 def run_of(first, last):
@@ -32,7 +31,7 @@ def run_of(first, last):
 @given(n=st.integers(0, 3000), operations=st.integers(0, 40 * SMALL), grain=st.integers(1, 200), n_threads=st.integers(1, 9))
 def test_runs_make_up_the_range(n, operations, grain, n_threads):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(numba, "get_num_threads", lambda: n_threads)
+        patch.setattr(threads, "_n_threads", lambda: n_threads)
         runs = share(run_of, n, operations, grain=grain)
     firsts, lasts = map(list, zip(*runs)) if runs else ([0], [n])
     assert [0, *lasts] == [*firsts, n]
@@ -95,6 +94,26 @@ def test_an_error_on_any_thread_is_raised_and_the_next_call_works(four, thread):
     assert share(run_of, 4, MUCH) == [(i, i + 1) for i in range(4)]
 
 
+@pytest.mark.parametrize("thread", ["own", "helper"])
+def test_an_error_ends_the_work_of_all(four, thread):
+    """Of 16 runs four have begun when one of them fails; the others are left undone."""
+    together, failed, n_runs = threading.Barrier(4), threading.Event(), []
+
+    def fail(first, last):
+        n_runs.append(first)
+        if len(n_runs) <= 4:
+            together.wait(timeout=60)
+            if (threading.current_thread() is threading.main_thread()) == (thread == "own") and not failed.is_set():
+                failed.set()
+                raise MemoryError
+            failed.wait(timeout=60)
+            threading.Event().wait(0.2)  # what raised is on its way
+
+    with pytest.raises(MemoryError):
+        share(fail, 4 * TURNS, MUCH)
+    assert len(n_runs) < 4 * TURNS - 4
+
+
 def test_no_array_outlives_its_call(four):
     """A helper that waits for its next task holds nothing of the last one."""
     together, points = threading.Barrier(4), np.zeros(1000)
@@ -108,11 +127,63 @@ def test_no_array_outlives_its_call(four):
     assert gone() is None
 
 
+def test_helpers_that_are_busy_keep_no_array_of_others(four):
+    free, begun = threading.Event(), threading.Barrier(5)
+    hold = lambda first, last: (begun.wait(timeout=60), free.wait(timeout=60))  # noqa: E731
+    other = threading.Thread(target=share, args=(hold, 4, MUCH))
+    other.start()
+    begun.wait(timeout=60)
+    points = np.zeros(1000)
+    gone = weakref.ref(points)
+    try:
+        share(lambda first, last, points: None, 64, MUCH, points)
+        del points
+        assert gone() is None
+    finally:
+        free.set()
+        other.join()
+
+
+def test_where_no_thread_can_start_the_caller_does_all(four, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_send", threads._Helpers().send)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert share(run_of, 4, MUCH) == [(i, i + 1) for i in range(4)]
+
+
+def test_a_block_keeps_to_its_thread_and_others_do_not(four):
+    with threads.alone(), threads.alone():
+        pass
+    with threads.alone():
+        assert share(run_of, 4, MUCH) == [(0, 4)]
+    assert len(share(run_of, 4, MUCH)) == 4
+
+
+_TOLD = """
+import numba, threading, numpy as np, vqcore as vq
+points = np.random.default_rng(0).standard_normal((40_000, 16))
+if SET: numba.set_num_threads(1)
+vq.assign(points, points[:64])
+print("vqcore" in [thread.name for thread in threading.enumerate()])
+"""
+
+
+@pytest.mark.parametrize("layer", ["default", "workqueue", "tbb"])
+def test_numba_says_how_many(layer):
+    """By its variable or its function; whichever threads it has itself, or could not have."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": layer}
+    for code, helped in (("SET = False", "True"), ("SET = True", "False"))[: 1 if layer == "tbb" else 2]:
+        run = subprocess.run([sys.executable, "-c", code + _TOLD], capture_output=True, text=True, env=environment, timeout=120)
+        assert run.stdout.strip() == helped, run.stderr[-2000:]
+
+
 _FORKED = """
 import os, threading, numba, numpy as np, vqcore as vq
 points = np.random.default_rng(0).standard_normal((40_000, 16))
 before = vq.assign(points, points[:64])
-assert numba.get_num_threads() == 2 and "vqcore" in [thread.name for thread in threading.enumerate()]
+assert numba.config.NUMBA_NUM_THREADS == 2 and "vqcore" in [thread.name for thread in threading.enumerate()]
 child = os.fork()
 if child == 0:
     after = vq.assign(points, points[:64])
@@ -128,6 +199,37 @@ def test_a_forked_process_has_threads_of_its_own():
     command = [sys.executable, "-W", "ignore", "-c", _FORKED]
     run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert run.stdout.strip() == "7", run.stderr[-2000:]
+
+
+_FORKED_AMONG_THREADS = """
+import os, threading, time, numpy as np, vqcore as vq
+points = np.random.default_rng(0).standard_normal((40_000, 16))
+expected, end = vq.encode(points, points[:64]), time.monotonic() + 5
+wrong = []
+def call():
+    while time.monotonic() < end:
+        wrong.extend([] if np.array_equal(vq.encode(points, points[:64]), expected) else [1])
+threads = [threading.Thread(target=call) for _ in range(4)]
+for thread in threads: thread.start()
+n_forks = 0
+while time.monotonic() < end:
+    child = os.fork()
+    if child == 0:
+        os._exit(7 if np.array_equal(vq.encode(points, points[:64]), expected) else 8)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    n_forks += 1
+for thread in threads: thread.join()
+print(n_forks > 3 and not wrong)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+def test_processes_forked_amid_calls_hold_nobody_up():
+    """A lock that several processes share would be lost with a child, and its parent would wait for ever."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-W", "ignore", "-c", _FORKED_AMONG_THREADS]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90)
+    assert run.stdout.strip() == "True", run.stderr[-2000:]
 
 
 def test_helpers_are_started_once(four):

@@ -43,8 +43,10 @@ def to_points(values, name="points", integers=False):
     if not isinstance(values._meta, np.ndarray):
         kind = type(values._meta)
         raise InputError(f"{name} has blocks of type {kind.__module__}.{kind.__name__}: they must be numpy arrays")
-    if values.ndim == 0 or any(np.isnan(extent) for extent in values.shape):
-        todo = f"{name}.reshape(1)" if values.ndim == 0 else f"{name}.compute_chunk_sizes() first"
+    if integers and values.ndim == 0:
+        raise InputError(f"{name} has shape (): in a dask array it must have an axis")
+    if any(np.isnan(extent) for extent in values.shape):
+        todo = f"{name}.compute_chunk_sizes() first"
         raise InputError(f"{name} has shape {values.shape}, but all sizes must be known: call {todo}")
     like = compiled.to_points(np.empty((0,) * values.ndim, values.dtype), name, integers)
     return values.map_blocks(partial(one_block.converted, name=name, integers=integers, dtype=like.dtype), meta=like)

@@ -66,6 +66,7 @@ class _Word(event.Listener):
 _keep_somewhere()
 event.register("numba:compile", _Word())
 
+
 def frozen(array):
     """A read-only view: numba compiles read-only and writable arrays apart, so all come as one."""
     view = np.asarray(array).view()

@@ -3,27 +3,15 @@
 Every block runs on one thread: what runs side by side are Dask's own threads and processes.
 """
 
-from contextlib import contextmanager
-
-import numba
 import numpy as np
 
 from vqcore.errors import InputError
 from vqcore.kernels import compiled
 from vqcore.kernels.passes import largest_of
+from vqcore.kernels.threads import alone
 
 ASSIGNED = np.dtype([("code", np.int64), ("sq_dist", np.float64)])
 SLICE = 2**16  # points looked at together, so that little is held besides the block
-
-
-@contextmanager
-def _alone():
-    n_threads = numba.get_num_threads()
-    numba.set_num_threads(1)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(n_threads)
 
 
 def rows_of_file(path, block_info=None):
@@ -34,7 +22,7 @@ def rows_of_file(path, block_info=None):
 
 def converted(block, name, integers, dtype, block_info=None):
     """A block as an array of the type that was announced; refused if it has another shape."""
-    with _alone():
+    with alone():
         array = compiled.to_points(block, name, integers)
     announced = tuple(last - first for first, last in block_info[0]["array-location"])
     if array.shape != announced:
@@ -51,7 +39,7 @@ def checked(block, check):
 
 def extent(block):
     """Smallest and largest value as a row; an empty block has none."""
-    with _alone():
+    with alone():
         return np.array([compiled.extent(block) if block.size else (np.inf, -np.inf)])
 
 
@@ -63,7 +51,7 @@ def total(block):
 def assigned(points, codebook):
     """Codes and squared distances of the points, as the fields of an array (n,), or (n, 1) of points (n, dim)."""
     found = np.empty(len(points), ASSIGNED)
-    with _alone():
+    with alone():
         for rows in _slices(points):
             found["code"][rows], found["sq_dist"][rows] = compiled.assign(_packed(points[rows]), codebook)
     return found.reshape((-1, 1)[: points.ndim])
@@ -76,7 +64,7 @@ def field(found, name):
 
 def nearer(points, sq_dists, codewords):
     """The smaller of `sq_dists` and the squared distance to the nearest codeword, in the shape of `assigned`."""
-    with _alone():
+    with alone():
         found = compiled.nearer(_packed(points), codewords, sq_dists) if len(points) else sq_dists
     return found.reshape((-1, 1)[: points.ndim])
 
@@ -85,7 +73,7 @@ def moments(points, seen, weights, codebook, seen_codebook):
     """Mass, squared error and sums of the points of every cell (2 + dim, n_codewords), as a row."""
     n_codewords = len(codebook)
     table = np.zeros((2 + codebook.size // n_codewords, n_codewords))
-    with _alone():
+    with alone():
         for rows in _slices(points):
             codes, sq_dists = compiled.assign(_packed((points if seen is None else seen)[rows]), seen_codebook)
             share = None if weights is None else weights[rows]
@@ -97,7 +85,7 @@ def moments(points, seen, weights, codebook, seen_codebook):
 def errors(points, weights, codebook):
     """Mass and squared error of every cell (2, n_codewords), as a row."""
     table = np.zeros((2, len(codebook)))
-    with _alone():
+    with alone():
         for rows in _slices(points):
             codes, sq_dists = compiled.assign(_packed(points[rows]), codebook)
             table += _summed(sq_dists, codes, len(codebook), None if weights is None else weights[rows])
@@ -106,14 +94,14 @@ def errors(points, weights, codebook):
 
 def accumulated(values, codes, weights, n_codewords):
     """Mass and sums of the values of every cell (1 + width, n_codewords), as a row."""
-    with _alone():
+    with alone():
         return _summed(values, codes, n_codewords, weights).reshape(1, -1)
 
 
 def interval_sums(points, weights, edges, codebook, center):
     """Mass, squared error about the codeword and sum about the center of every interval (3, n_codewords), as a row."""
     table = np.zeros((3, len(codebook)))
-    with _alone():
+    with alone():
         for rows in _slices(points):
             values = points[rows].astype(np.float64)
             codes = np.searchsorted(edges, values)
@@ -124,7 +112,7 @@ def interval_sums(points, weights, edges, codebook, center):
 
 def drawn(weights, share):
     """The position (1,) in this block at which the running sum of the weights passes a share of it."""
-    with _alone():
+    with alone():
         return compiled.draw(_packed(weights), [share])
 
 
@@ -143,7 +131,7 @@ def largest_of_some(found, m):
 
 def row_by_row(function, block, tables):
     """What a function of a kernel table makes of a block."""
-    with _alone():
+    with alone():
         return function(compiled, block, *tables)
 
 

@@ -8,9 +8,11 @@ shared are calls of loops that hold no lock of Python's, so these are plain thre
 import os
 import threading
 from collections import deque
+from contextlib import contextmanager
 from queue import SimpleQueue
 
 import numba
+from numba.np.ufunc import parallel
 
 SMALL = 2**19  # operations that one thread does sooner than another wakes up
 TURNS = 4  # runs for every thread: one that comes late leaves the others little to wait for
@@ -25,26 +27,53 @@ def share(loop, n, operations, *args, grain=1):
         operations: about how many there are in all.
         grain: runs start at multiples of this.
     """
-    n_threads = numba.get_num_threads() if operations >= SMALL else 1
+    n_threads = 1 if operations < SMALL or getattr(_own, "alone", False) else _n_threads()
     if n_threads == 1:
         return [loop(0, n, *args)]
     n_runs = max(n_threads, min(TURNS * n_threads, operations // SMALL))
     size = -(-n // (n_runs * grain)) * grain
     task = _Task(loop, [(first, min(first + size, n)) for first in range(0, n, size)], args)
     errands = [_Errand(task) for _ in range(min(n_threads, len(task.found)) - 1)]
-    _send(errands)
     try:
+        _send(errands)
         task.work()
     finally:
-        errors = [error for errand in errands if (error := errand.end()) is not None]
-    if errors:
-        raise errors[0]
+        # What is left after an error, or Ctrl-C, is left to nobody.
+        task.runs.clear()
+        for errand in errands:
+            errand.end()
+    if task.errors:
+        raise task.errors.pop()
     return task.found
+
+
+@contextmanager
+def alone():
+    """Whatever this thread shares meanwhile stays with it: others of its kind run beside it."""
+    before, _own.alone = getattr(_own, "alone", False), True
+    try:
+        yield
+    finally:
+        _own.alone = before
+
+
+_own = threading.local()
+
+
+def _n_threads():
+    """As many as numba was told to use.
+
+    Not by `numba.get_num_threads`: it starts threads of its own that nobody needs, and takes a lock that a forked
+    process may leave locked for its parent.
+    """
+    told = getattr(parallel, "_get_num_threads", None)  # there once somebody has told numba
+    return numba.config.NUMBA_NUM_THREADS if told is None else told()
 
 
 class _Task:
     def __init__(self, loop, runs, args):
-        self.loop, self.args, self.runs, self.found = loop, args, deque(enumerate(runs)), [None] * len(runs)
+        self.loop, self.args, self.runs = loop, args, deque(enumerate(runs))
+        self.found, self.errors = [None] * len(runs), []
 
     def work(self):
         while self.runs:
@@ -59,7 +88,7 @@ class _Errand:
     """Somebody's help with a task: begun by one helper at most, or by none if the task is done before."""
 
     def __init__(self, task):
-        self.task, self.error, self.begun, self.done = task, None, threading.Lock(), threading.Lock()
+        self.task, self.begun, self.done = task, threading.Lock(), threading.Lock()
         self.done.acquire()
 
     def run(self):
@@ -67,15 +96,16 @@ class _Errand:
             try:
                 self.task.work()
             except BaseException as error:
-                self.error = error
+                self.task.runs.clear()
+                self.task.errors.append(error)
             finally:
                 self.done.release()
 
     def end(self):
-        """Wait for the helper, if there is one; the error that it met, or None."""
+        """Wait for the helper, if there is one."""
         if not self.begun.acquire(blocking=False):
             self.done.acquire()
-        return self.error
+        self.task = None  # helpers that are busy will come upon this errand later, and must not keep its arrays until then
 
 
 class _Helpers:
@@ -83,11 +113,16 @@ class _Helpers:
         self.lock, self.n, self.errands = threading.Lock(), 0, SimpleQueue()
 
     def send(self, errands):
-        if self.n < len(errands):
-            with self.lock:
-                for _ in range(self.n, len(errands)):
+        # Whoever finds the lock taken, by a signal's handler too, goes on with the helpers that there are.
+        if self.n < len(errands) and self.lock.acquire(blocking=False):
+            try:
+                while self.n < len(errands):
                     threading.Thread(target=_help, args=(self.errands,), name="vqcore", daemon=True).start()
                     self.n += 1
+            except RuntimeError:  # no thread can start: the caller can do all the work
+                pass
+            finally:
+                self.lock.release()
         for errand in errands:
             self.errands.put(errand)
 
