@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vqcore.kernels import compiled, nearest, threads
-from vqcore.kernels.threads import SMALL, TURNS, share
+from vqcore.kernels.threads import LEAST, SMALL, TURNS, share
 
 MUCH = 100 * SMALL
 
@@ -36,7 +36,7 @@ def test_runs_make_up_the_range(n, operations, grain, n_threads):
     firsts, lasts = map(list, zip(*runs)) if runs else ([0], [n])
     assert [0, *lasts] == [*firsts, n]
     assert all(first % grain == 0 and first < last for first, last in runs) or n == 0
-    assert len(runs) <= max(1, min(TURNS * n_threads, operations // SMALL), n_threads if operations >= SMALL else 1)
+    assert len(runs) <= max(1, min(TURNS * n_threads, operations // LEAST), n_threads if operations >= SMALL else 1)
 
 
 def test_runs_are_taken_by_threads_at_the_same_time(four):

@@ -10,7 +10,7 @@ from vqcore.kernels import nearest as _nearest
 from vqcore.kernels import scores
 from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.moments import interval_moments, sort
-from vqcore.kernels.threads import SMALL, share
+from vqcore.kernels.threads import share
 from vqcore.kernels.vectors import LANES
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "sort", "interval_moments", "nearer", "draw",
 ]  # fmt: skip
 
+MANY = 2**19  # values for which a loop of our own is worth compiling
 DRAWN = 1024  # weights in a block whose sum `draw` skips
 
 
@@ -58,7 +59,7 @@ def to_host(array):
 
 def extent(points):
     """Smallest and largest value; not finite if any value is not."""
-    if points.dtype.kind != "f" or points.size < SMALL:
+    if points.dtype.kind != "f" or points.size < MANY:
         return points.min().item(), points.max().item()
     lows, highs = _extents(frozen(points.reshape(-1)))
     return lows.min().item(), highs.max().item()

@@ -24,7 +24,7 @@ def mix(counter):
 
 @njit(cache=True, nogil=True)
 def _checksum(first, last, words, start):
-    total = np.uint64(0)
-    for w in range(first, last):
-        total += mix(words[w] ^ mix(start + np.uint64(w) * GOLDEN))
+    total, part, start = np.uint64(0), words[first:last], start + np.uint64(first) * GOLDEN
+    for w in range(len(part)):
+        total += mix(part[w] ^ mix(start + np.uint64(w) * GOLDEN))
     return total

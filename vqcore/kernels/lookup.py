@@ -77,8 +77,8 @@ def _narrow(codes, n_codewords):
 
 @_kept
 def _decode(first, last, codes, codebooks, points):
-    n_subspaces, width = codes.shape[1], codebooks.shape[2]
-    for i in range(first, last):
+    codes, points, n_subspaces, width = codes[first:last], points[first:last], codes.shape[1], codebooks.shape[2]
+    for i in range(len(codes)):
         row, point = codes[i], points[i]
         for m in range(n_subspaces):
             codeword, part = codebooks[m, row[m]], point[m * width : (m + 1) * width]

@@ -62,7 +62,8 @@ def _distance(a, b, metric):
 
 @njit(cache=True, nogil=True)
 def _nearest(first, last, points, codebook, metric, codes, dists):
-    for i in range(first, last):
+    points, codes, dists = points[first:last], codes[first:last], dists[first:last]
+    for i in range(len(points)):
         best, smallest = 0, np.inf
         for code in range(len(codebook)):
             dist = _distance(points[i], codebook[code], metric)

@@ -240,8 +240,8 @@ def sq_dist(points, i, codebook, code):
 @njit(cache=True, nogil=True)
 def nearest_on_line(first, last, points, ascending, index, codes, sq_dists):
     """Fill codes (n,) and sq_dists (n,) for points (n,) by bisection in distinct ascending codewords."""
-    n_codewords = len(ascending)
-    for i in range(first, last):
+    points, codes, sq_dists, n_codewords = points[first:last], codes[first:last], sq_dists[first:last], len(ascending)
+    for i in range(len(points)):
         x = np.float64(points[i])
         # The first codeword that is not below the point; the answer is this one or the one before.
         low, high = 0, n_codewords
@@ -265,8 +265,8 @@ def nearest_on_line(first, last, points, ascending, index, codes, sq_dists):
 @njit(cache=True, nogil=True)
 def nearer(first, last, points, codewords, sq_dists, result):
     """Fill result (n,) with the smaller of sq_dists and the squared distance to the nearest of a few codewords, float64."""
-    dim = points.shape[1]
-    for i in range(first, last):
+    points, sq_dists, result, dim = points[first:last], sq_dists[first:last], result[first:last], points.shape[1]
+    for i in range(len(points)):
         lowest = sq_dists[i]
         for code in range(len(codewords)):
             total = 0.0

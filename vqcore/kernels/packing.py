@@ -88,8 +88,8 @@ def _unsigned(codes):
 @njit(cache=True, nogil=True)
 def _either(first, last, words):
     ones = np.uint64(0)
-    for w in range(first, last):
-        ones |= words[w]
+    for word in words[first:last]:
+        ones |= word
     return ones
 
 

@@ -14,7 +14,8 @@ from queue import SimpleQueue
 import numba
 from numba.np.ufunc import parallel
 
-SMALL = 2**19  # operations that one thread does sooner than another wakes up
+SMALL = 2**22  # operations, some tenths of a millisecond, that one thread does before another is of any help
+LEAST = 2**20  # operations in a run, so that handing them out costs little
 TURNS = 4  # runs for every thread: one that comes late leaves the others little to wait for
 
 
@@ -28,9 +29,9 @@ def share(loop, n, operations, *args, grain=1):
         grain: runs start at multiples of this.
     """
     n_threads = 1 if operations < SMALL or getattr(_own, "alone", False) else _n_threads()
-    if n_threads == 1:
+    if n_threads == 1 or n == 0:
         return [loop(0, n, *args)]
-    n_runs = max(n_threads, min(TURNS * n_threads, operations // SMALL))
+    n_runs = max(n_threads, min(TURNS * n_threads, operations // LEAST))
     size = -(-n // (n_runs * grain)) * grain
     task = _Task(loop, [(first, min(first + size, n)) for first in range(0, n, size)], args)
     errands = [_Errand(task) for _ in range(min(n_threads, len(task.found)) - 1)]
