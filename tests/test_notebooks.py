@@ -95,7 +95,7 @@ MUTANTS = [
     ("03_em_and_empty_cells", "em.py", "means[moves] = sums[moves]", "means[moves] = 0.999 * sums[moves]"),
     ("00_start_here", "lloyd.py", "sums[moves] / mass[moves, None]", "0.999 * sums[moves] / mass[moves, None]"),
     ("01_voronoi_cells", "law.py", "density = self._density(z_middle[:, None]", "density = 0.999 * self._density(z_middle[:, None]"),
-    ("02_lloyd_convergence", "scalar.py", "edges = codebook[:-1] + np.diff(codebook) / 2", "edges = codebook[:-1] + np.diff(codebook) / 2.01"),
+    ("02_lloyd_convergence", "descent.py", "edges = codebook[:-1] + np.diff(codebook) / 2", "edges = codebook[:-1] + np.diff(codebook) / 2.01"),
     ("04_learned_codebooks", "layers.py", "(counts[won] / mass[won])[:, None]", "0.99 * (counts[won] / mass[won])[:, None]"),
     ("05_product_quantization", "product.py", "self.distortion = self.distortions[-1]", "self.distortion = 0.999 * self.distortions[-1]"),
     ("06_bit_packing", "qsgd.py", "fractions * (1 - fractions)).sum(1)", "fractions * (1 - 0.999 * fractions)).sum(1)"),
