@@ -193,14 +193,6 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_a_forked_process_has_threads_of_its_own():
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
-    command = [sys.executable, "-W", "ignore", "-c", _FORKED]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-    assert run.stdout.strip() == "7", run.stderr[-2000:]
-
-
 _FORKED_AMONG_THREADS = """
 import os, threading, time, numpy as np, vqcore as vq
 points = np.random.default_rng(0).standard_normal((40_000, 16))
@@ -223,13 +215,14 @@ print(n_forks > 3 and not wrong)
 """
 
 
+# A lock that several processes share would be lost with a child, and its parent would wait for ever.
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
-def test_processes_forked_amid_calls_hold_nobody_up():
-    """A lock that several processes share would be lost with a child, and its parent would wait for ever."""
+@pytest.mark.parametrize("program, said", [(_FORKED, "7"), (_FORKED_AMONG_THREADS, "True")], ids=["alone", "amid calls"])
+def test_a_forked_process_has_threads_of_its_own_and_holds_nobody_up(program, said):
     environment = os.environ | {"OMP_NUM_THREADS": "2", "NUMBA_NUM_THREADS": "2"}
-    command = [sys.executable, "-W", "ignore", "-c", _FORKED_AMONG_THREADS]
-    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90)
-    assert run.stdout.strip() == "True", run.stderr[-2000:]
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert run.stdout.strip() == said, run.stderr[-2000:]
 
 
 def test_helpers_are_started_once(four):
