@@ -13,23 +13,27 @@ from numba import types
 from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import frozen, njit
+from vqcore.kernels.sections import ALL, ROW
+from vqcore.kernels.shuffles import NO_SHUFFLES, pack_groups, shuffles_for, unpack_groups
 from vqcore.kernels.vectors import FEATURES
 
 DENSE, ALIGNED, SECTIONS = range(3)
 BLOCK = 64 * 64  # codes of a dense block: a multiple of 64, so that a block starts a word
 WORDS = 1024  # words of an aligned block
-ROW = 4096  # words of a block of sections, of which each is a row of codes
 MOVED = 56  # bits of an item at most that lie in eight bytes wherever among the bits of the first one they begin
-ONE, ALL = np.uint64(1), np.uint64(2**64 - 1)
+ONE = np.uint64(1)
 
 
 def plan(n_bits, layout, n_words, n_codes):
-    """The number of blocks, and what the loops are told: the layout as a number, n_bits, lanes and their moves."""
+    """The number of blocks, and what the loops are told: the layout as a number, n_bits, lanes, their moves and shuffles.
+    """
+    lane, moves = lanes_for(n_bits)
     if layout == "sections" or layout == "aligned" and n_bits > 32:
-        return -(-n_words // ROW), SECTIONS, n_bits, *lanes_for(n_bits)
-    if layout == "dense" or 64 % n_bits == 0:
-        return -(-n_codes // BLOCK), DENSE, n_bits, *lanes_for(n_bits)
-    return -(-n_words // WORDS), ALIGNED, n_bits, *lanes_for(n_bits)
+        return -(-n_words // ROW), SECTIONS, n_bits, lane, moves, NO_SHUFFLES
+    aligned = layout == "aligned" and 64 % n_bits > 0
+    n_blocks = -(-n_words // WORDS) if aligned else -(-n_codes // BLOCK)
+    shuffles = shuffles_for(n_bits, lane.itemsize, aligned)
+    return n_blocks, ALIGNED if aligned else DENSE, n_bits, lane, moves, shuffles
 
 
 @lru_cache(maxsize=64)
@@ -167,19 +171,19 @@ def pack_dense(held, n_items, width, moves, words):
 
 
 @njit
-def unpack_dense(words, first, n_items, width, moves, out):
-    """What `pack_dense` wrote from word `first` on, as items in the bytes `out`."""
+def unpack_dense(words, n_items, width, moves, out):
+    """What `pack_dense` wrote, as items in the bytes `out`."""
     held, last, n_near = words.view(np.uint8), len(words) - 1, 0
     if width <= MOVED:
         # From the byte on where it begins, but for the last few: eight bytes from there may end beyond the words.
-        n_near = min(n_items, max(0, 8 * (len(held) - 8 - 8 * first) // width + 1))
+        n_near = min(n_items, max(0, 8 * (len(held) - 8) // width + 1))
         for i in range(n_near if width % 8 == 0 else 0):
-            store(out, 8 * i, apart(load(held, 8 * first + i * (width >> 3)), moves))
+            store(out, 8 * i, apart(load(held, i * (width >> 3)), moves))
         for i in range(0 if width % 8 == 0 else n_near):
             skip = np.uint64((i * width) & 7)
-            store(out, 8 * i, apart(load(held, 8 * first + ((i * width) >> 3)) >> skip, moves))
+            store(out, 8 * i, apart(load(held, (i * width) >> 3) >> skip, moves))
     for i in range(n_near, n_items):
-        at, skip = first + ((i * width) >> 6), np.uint64((i * width) & 63)
+        at, skip = (i * width) >> 6, np.uint64((i * width) & 63)
         # The last item has no next word, and what would come from it is not asked for or beyond the codes.
         item = (words[at] >> skip) | ((words[min(at + 1, last)] << ONE) << (np.uint64(63) - skip))
         store(out, 8 * i, apart(item, moves))
@@ -219,21 +223,41 @@ def block_size(layout, n_bits):
 
 
 @njit
-def pack_block(lanes, n_codes, layout, n_bits, moves, words):
+def groups_of(first, last, n_words, words, shuffles):
+    """The first and the last of the groups that make up blocks of n_words from first to last."""
+    packed = np.int64(shuffles[0, -1, 3])
+    return first * n_words * 8 // packed, -(-8 * min(last * n_words, len(words)) // packed)
+
+
+@njit
+def in_one_lane(item, size):
+    """The lanes of an item, of that many bytes, by a bitwise or."""
+    for n in (4, 2, 1):
+        if n >= size:
+            item |= item >> np.uint64(8 * n)
+    return item & (ALL >> np.uint64(64 - 8 * size))
+
+
+@njit
+def pack_block(lanes, n_codes, layout, n_bits, moves, shuffles, words):
     """The words of a block of n_codes in lanes, zeros and eight more lanes behind them; not for sections."""
     width, size = n_bits * (8 // lanes.itemsize), lanes.itemsize
-    if layout == DENSE:
+    if len(shuffles):
+        pack_groups(lanes[:n_codes], 0, groups_of(0, 1, len(words), words, shuffles)[1], shuffles[0], moves, words)
+    elif layout == DENSE:
         pack_dense(lanes.view(np.uint8), -(-n_codes * size // 8), width, moves, words)
     else:
         pack_aligned(lanes.view(np.uint8), 64 // n_bits * size, n_bits, width, moves, words)
 
 
 @njit
-def unpack_block(words, block, n_codes, layout, n_bits, moves, lanes):
+def unpack_block(words, block, n_codes, layout, n_bits, moves, shuffles, lanes):
     """What `pack_block` made of that block, in lanes."""
-    width, size = n_bits * (8 // lanes.itemsize), lanes.itemsize
-    if layout == DENSE:
-        unpack_dense(words, BLOCK // 64 * n_bits * block, -(-n_codes * size // 8), width, moves, lanes.view(np.uint8))
+    width, size, (_, n_words) = n_bits * (8 // lanes.itemsize), lanes.itemsize, block_size(layout, n_bits)
+    held = words[block * n_words : min(block * n_words + n_words, len(words))]
+    if len(shuffles):
+        unpack_groups(held, 0, groups_of(0, 1, len(held), held, shuffles)[1], shuffles[1], moves, lanes[:n_codes])
+    elif layout == DENSE:
+        unpack_dense(held, -(-n_codes * size // 8), width, moves, lanes.view(np.uint8))
     else:
-        held = words[block * WORDS : min(block * WORDS + WORDS, len(words))]
         unpack_aligned(held, 64 // n_bits * size, width, moves, lanes.view(np.uint8))

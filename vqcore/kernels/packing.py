@@ -11,12 +11,16 @@ import numpy as np
 
 from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.hashing import checksum
-from vqcore.kernels.lanes import ALL, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.lanes import (
+    SECTIONS, block_size, groups_of, in_one_lane, in_registers, pack_block, plan, unpack_block,
+)  # fmt: skip
+from vqcore.kernels.sections import pack_sections, unpack_sections
+from vqcore.kernels.shuffles import pack_groups, unpack_groups
 from vqcore.kernels.threads import share
 
 __all__ = ["to_words", "bits_of", "codes_dtype", "pack", "unpack", "spare_bits", "checksum"]
 
-WHOLE_BYTES = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # widths at which unpacking is only copying
+WHOLE_BYTES = {8: "<u1", 16: "<u2", 32: "<u4", 64: "<u8"}  # widths at which codes of that many bits are only copied
 
 
 def to_words(words):
@@ -46,8 +50,13 @@ def pack(codes, n_bits, layout, n_words):
     """The words (n_words,) of flat codes (n,), or None where one of them does not fit."""
     width = 8 * codes.dtype.itemsize
     room = min(n_bits, width - (codes.dtype.kind == "i"))
-    how, words = plan(n_bits, layout, n_words, len(codes)), np.empty(n_words, "<u8")
-    ones = reduce(or_, share(_pack, how[0], 4 * len(codes), _unsigned(codes), *how[1:], words), 0)
+    words = np.empty(n_words, "<u8")
+    if room == width and n_bits in WHOLE_BYTES and layout != "sections":
+        words[-1:] = 0
+        words.view(WHOLE_BYTES[n_bits])[: len(codes)] = codes
+        return words
+    n_blocks, *how = plan(n_bits, layout, n_words, len(codes))
+    ones = reduce(or_, share(_pack, n_blocks, codes.nbytes, _unsigned(codes), *how, words), 0)
     return words if room == width or ones >> room == 0 else None
 
 
@@ -56,8 +65,8 @@ def unpack(words, n_bits, n_codes, layout, dtype):
     if n_bits in WHOLE_BYTES and layout != "sections":
         return words.view(WHOLE_BYTES[n_bits])[:n_codes].astype(dtype)
     codes = np.empty(n_codes, dtype.newbyteorder("="))
-    how = plan(n_bits, layout, len(words), n_codes)
-    share(_unpack, how[0], 4 * n_codes, frozen(words), *how[1:], codes.view(f"u{dtype.itemsize}"))
+    n_blocks, *how = plan(n_bits, layout, len(words), n_codes)
+    share(_unpack, n_blocks, codes.nbytes, frozen(words), *how, codes.view(f"u{dtype.itemsize}"))
     return codes.astype(dtype, copy=False)
 
 
@@ -94,12 +103,16 @@ def _either(first, last, words):
 
 
 @njit(cache=True, nogil=True)
-def _pack(first, last, codes, layout, n_bits, lane, moves, words):
-    """Blocks from first to last; returns the codes by a bitwise or, and so do those that follow."""
+def _pack(first, last, codes, layout, n_bits, lane, moves, shuffles, words):
+    """Blocks from first to last; returns the codes by a bitwise or."""
     if layout == SECTIONS:
-        return _pack_sections(first, last, codes, n_bits, words)
+        return pack_sections(first, last, codes, n_bits, words)
     size, n_words = block_size(layout, n_bits)
-    lanes, moves, ones = np.zeros(size + 8, lane.dtype), in_registers(moves), np.uint64(0)
+    moves, ones = in_registers(moves), np.uint64(0)
+    if len(shuffles) and codes.itemsize == lane.itemsize:
+        begin, end = groups_of(first, last, n_words, words, shuffles)
+        return in_one_lane(pack_groups(codes, begin, end, shuffles[0], moves, words), lane.itemsize)
+    lanes = np.zeros(size + 8, lane.dtype)
     for block in range(first, last):
         part = codes[block * size : min(block * size + size, len(codes))]
         found = part[0]
@@ -108,48 +121,24 @@ def _pack(first, last, codes, layout, n_bits, lane, moves, words):
             lanes[i] = part[i]
         lanes[len(part) : size] = 0
         ones |= np.uint64(found)
-        pack_block(lanes, len(part), layout, n_bits, moves, words[block * n_words : block * n_words + n_words])
-    return ones
-
-
-@njit
-def _pack_sections(first, last, codes, n_bits, words):
-    n, n_words, ones = len(codes), len(words), np.uint64(0)
-    for block in range(first, last):
-        out = words[block * ROW : min(block * ROW + ROW, n_words)]
-        out[:] = 0
-        found = codes[0]
-        for f in range(64 // n_bits):
-            start = f * n_words + block * ROW
-            part, shift = codes[min(start, n) : min(start + len(out), n)], np.uint64((64 // n_bits - 1 - f) * n_bits)
-            for w in range(len(part)):
-                found |= part[w]
-                out[w] |= np.uint64(part[w]) << shift
-        ones |= np.uint64(found)
+        pack_block(lanes, len(part), layout, n_bits, moves, shuffles, words[block * n_words : block * n_words + n_words])
     return ones
 
 
 @njit(cache=True, nogil=True)
-def _unpack(first, last, words, layout, n_bits, lane, moves, codes):
+def _unpack(first, last, words, layout, n_bits, lane, moves, shuffles, codes):
     if layout == SECTIONS:
-        _unpack_sections(first, last, words, n_bits, codes)
+        unpack_sections(first, last, words, n_bits, codes)
         return
-    size, _ = block_size(layout, n_bits)
-    lanes, moves = np.empty(size + 8, lane.dtype), in_registers(moves)
+    size, n_words = block_size(layout, n_bits)
+    moves = in_registers(moves)
+    if len(shuffles) and codes.itemsize == lane.itemsize:
+        begin, end = groups_of(first, last, n_words, words, shuffles)
+        unpack_groups(words, begin, end, shuffles[1], moves, codes)
+        return
+    lanes = np.empty(size + 8, lane.dtype)
     for block in range(first, last):
         part = codes[block * size : min(block * size + size, len(codes))]
-        unpack_block(words, block, len(part), layout, n_bits, moves, lanes)
+        unpack_block(words, block, len(part), layout, n_bits, moves, shuffles, lanes)
         for i in range(len(part)):
             part[i] = lanes[i]
-
-
-@njit
-def _unpack_sections(first, last, words, n_bits, codes):
-    n, n_words, mask = len(codes), len(words), ALL >> np.uint64(64 - n_bits)
-    for block in range(first, last):
-        held = words[block * ROW : min(block * ROW + ROW, n_words)]
-        for f in range(64 // n_bits):
-            start = f * n_words + block * ROW
-            part, shift = codes[min(start, n) : min(start + len(held), n)], np.uint64((64 // n_bits - 1 - f) * n_bits)
-            for w in range(len(part)):
-                part[w] = (held[w] >> shift) & mask

@@ -8,8 +8,9 @@ import numpy as np
 
 from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.hashing import GOLDEN, mix
-from vqcore.kernels.lanes import ALL, ONE, ROW, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
+from vqcore.kernels.lanes import ONE, SECTIONS, block_size, in_registers, pack_block, plan, unpack_block
 from vqcore.kernels.norms import bucket_scales
+from vqcore.kernels.sections import ALL, ROW
 from vqcore.kernels.threads import share
 
 __all__ = ["bucket_scales", "write", "read", "wrong_signs"]
@@ -87,7 +88,7 @@ def _draw(values, start, stop, buckets, drawing, shift, out):
 @njit(cache=True, nogil=True)
 def _write(first, last, values, buckets, drawing, how, words):
     """Blocks from first to last of the words, drawn and packed while they are in the cache."""
-    layout, width, lane, moves = how
+    layout, width, lane, moves, shuffles = how
     if layout == SECTIONS:
         _write_sections(first, last, values, buckets, drawing, width, words)
         return
@@ -97,7 +98,7 @@ def _write(first, last, values, buckets, drawing, how, words):
         start, stop = block * size, min(block * size + size, len(values))
         lanes[:] = 0
         _draw(values, start, stop, buckets, drawing, 0, lanes)
-        pack_block(lanes, stop - start, layout, width, moves, words[block * n_words : block * n_words + n_words])
+        pack_block(lanes, stop - start, layout, width, moves, shuffles, words[block * n_words : block * n_words + n_words])
 
 
 @njit
@@ -139,14 +140,14 @@ def _scale(held, shift, start, stop, buckets, n_bits, ternary, values):
 @njit(cache=True, nogil=True)
 def _read(first, last, words, buckets, n_bits, ternary, how, values):
     """Values of blocks from first to last of the words, unpacked in the cache; whether a sign is wrong."""
-    layout, width, lane, moves = how
+    layout, width, lane, moves, shuffles = how
     if layout == SECTIONS:
         return _read_sections(first, last, words, buckets, n_bits, ternary, width, values)
     size, _ = block_size(layout, width)
     lanes, moves, wrong = np.empty(size + 8, lane.dtype), in_registers(moves), False
     for block in range(first, last):
         start, stop = block * size, min(block * size + size, len(values))
-        unpack_block(words, block, stop - start, layout, width, moves, lanes)
+        unpack_block(words, block, stop - start, layout, width, moves, shuffles, lanes)
         wrong |= _scale(lanes, 0, start, stop, buckets, n_bits, ternary, values)
     return wrong
 

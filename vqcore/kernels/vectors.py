@@ -34,13 +34,13 @@ def n_columns(context, builder, kind, array):
 def load(builder, pointer, kind):
     """A vector of that kind, from anywhere."""
     loaded = builder.load(builder.bitcast(pointer, kind.as_pointer()))
-    loaded.align = 4
+    loaded.align = 1
     return loaded
 
 
 def store(builder, value, pointer):
     """Write a vector, anywhere."""
-    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 4
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 1
 
 
 def splat(builder, value, n):
@@ -49,6 +49,20 @@ def splat(builder, value, n):
     alone = builder.insert_element(ir.Constant(kind, ir.Undefined), value, INT32(0))
     zeros = ir.Constant(ir.VectorType(INT32, n), [0] * n)
     return builder.shuffle_vector(alone, ir.Constant(kind, ir.Undefined), zeros)
+
+
+def any_of(builder, items):
+    """The elements of a vector of integers by a bitwise or."""
+    found = builder.extract_element(items, INT32(0))
+    for i in range(1, items.type.count):
+        found = builder.or_(found, builder.extract_element(items, INT32(i)))
+    return found
+
+
+def resized(builder, value, kind):
+    """Integers of a vector with zeros above them, or without their upper bits."""
+    own, wanted = value.type.element.width, kind.element.width
+    return value if own == wanted else (builder.zext if own < wanted else builder.trunc)(value, kind)
 
 
 def masked_load(builder, pointer, kind, mask):
