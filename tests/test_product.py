@@ -17,7 +17,7 @@ from scipy.spatial.distance import cdist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vqcore as vq
-from vqcore.kernels import lookup, lookup_tensors
+from vqcore.kernels import lookup, lookup_tensors, scan
 from vqcore.product import ProductQuantizer
 from vqcore.subspaces import _nearest_rotation
 
@@ -195,15 +195,46 @@ def test_ties_go_to_the_lowest_id(n, n_subspaces, n_codewords, n_queries, seed, 
         np.testing.assert_array_equal(to_numpy(distances), np.take_along_axis(sums, wanted, 1))
 
 
-def test_many_codes_in_pieces(monkeypatch):
+@pytest.mark.parametrize("n_queries, n_codewords", [(2, 300), (scan.SLABS, 250), (scan.SLABS, 300)])
+def test_many_codes_in_pieces(monkeypatch, n_queries, n_codewords):
     rng = np.random.default_rng(0)
-    tables, codes = rng.integers(0, 50, (2, 3, 300)).astype(float), rng.integers(0, 300, (lookup.SLABS * 40000 + 3, 3))
+    tables = rng.integers(0, 50, (n_queries, 3, n_codewords)).astype(float)
+    codes = rng.integers(0, n_codewords, (scan.SLABS * 40000 + 3, 3))
     sums = sum(tables[:, m][:, codes[:, m]] for m in range(3))
     wanted = np.argsort(sums, axis=1, kind="stable")[:, :100]
     np.testing.assert_array_equal(lookup.nearest(tables, codes, 100)[1], wanted)
     monkeypatch.setattr(lookup_tensors, "BLOCK_BYTES", 2**20)
     found = lookup_tensors.nearest(torch.from_numpy(tables), torch.from_numpy(codes), 100)
     np.testing.assert_array_equal(found[1].numpy(), wanted)
+
+
+# Entries that sums in bytes can hardly tell apart, or not at all: all sizes, far from 0, equal but for a rounding.
+@settings(max_examples=150, deadline=None)
+@given(
+    st.integers(1, 1500), st.integers(1, 40), st.sampled_from([1, 2, 16, 255, 256]), st.integers(0, 2**32 - 1),
+    st.sampled_from([-308, -300, -160, -8, 0, 8, 150, 300]), st.sampled_from([0, 1, 1e3, 1e9, -1e15]),
+    st.sampled_from(["normal", "squares", "steps", "nearly equal", "ascending"]), st.data(),
+)  # fmt: skip
+def test_what_bytes_cannot_tell_full_sums_decide(n, n_subspaces, n_codewords, seed, power, offset, kind, data):
+    rng, n_neighbors = np.random.default_rng(seed), data.draw(st.integers(1, min(n, 70)))
+    tables = rng.standard_normal((scan.SLABS, n_subspaces, n_codewords))
+    codes = rng.integers(0, n_codewords, (n, n_subspaces))
+    if kind == "squares":
+        tables **= 2
+    elif kind == "steps":
+        tables = np.round(tables)
+    elif kind == "nearly equal":
+        tables = 1 + 2.0**-52 * rng.integers(0, 4, tables.shape)
+    elif kind == "ascending":  # the nearest come last
+        tables, codes = np.sort(tables, axis=2)[:, :, ::-1].copy(), np.sort(codes, axis=0)
+    tables = (tables + offset) * 10.0**power
+    sums = tables[:, 0][:, codes[:, 0]]
+    for m in range(1, n_subspaces):
+        sums = sums + tables[:, m][:, codes[:, m]]
+    wanted = np.argsort(sums, axis=1, kind="stable")[:, :n_neighbors]
+    found, ids = lookup.nearest(tables, codes, n_neighbors)
+    np.testing.assert_array_equal(found, np.take_along_axis(sums, wanted, 1))
+    np.testing.assert_array_equal(ids, wanted)
 
 
 @pytest.mark.parametrize("n_neighbors", [1, 30])

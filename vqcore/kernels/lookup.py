@@ -1,20 +1,17 @@
 """What product codes need beside the ten kernels, for numpy arrays by numba: look-ups in small tables.
 
-Codes are (n, n_subspaces), tables (n_queries, n_subspaces, n_codewords) float64. A scan adds one table entry per
-subspace, always in the order of the subspaces, and keeps the nearest in a bounded heap: nothing of size
-n_queries x n is held, and neither the number of threads nor of slabs changes a bit of the answer.
+Codes are (n, n_subspaces), tables (n_queries, n_subspaces, n_codewords) float64.
 """
 
 import numpy as np
 
-from vqcore.kernels import compiled, scores
+from vqcore.kernels import compiled, scan, scores
 from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.nearest import nearest_parts
 from vqcore.kernels.threads import share
 from vqcore.kernels.vectors import LANES
 
 _kept = njit(cache=True, nogil=True)
-SLABS, SLAB_SIZE = 8, 32768  # pieces of the codes that threads share when there are few queries
 
 
 def empty_codes(n, n_subspaces, n_codewords, like):
@@ -61,13 +58,7 @@ def distance_tables(queries, codebooks, inner):
 
 def nearest(tables, codes, n_neighbors):
     """Smallest sums (n_queries, n_neighbors) of table entries, ascending, and the ids of their codes."""
-    n_slabs = 1 if len(tables) >= SLABS or len(codes) < SLABS * SLAB_SIZE else SLABS
-    sums = np.full((len(tables), n_slabs * n_neighbors), np.inf)
-    ids = np.full(sums.shape, len(codes), np.int64)
-    given = frozen(tables), _narrow(codes, tables.shape[2]), n_neighbors, n_slabs, sums, ids
-    share(_scan, len(tables) * n_slabs, len(tables) * codes.size, *given)
-    order = np.lexsort((ids, sums), axis=1)[:, :n_neighbors]
-    return np.take_along_axis(sums, order, 1), np.take_along_axis(ids, order, 1)
+    return scan.nearest(tables, _narrow(codes, tables.shape[2]), n_neighbors)
 
 
 def _narrow(codes, n_codewords):
@@ -97,57 +88,3 @@ def _fill_tables(first, last, queries, columns, inner, tables):
             x, column = np.float64(queries[q, m * width + d]), columns[m, d]
             for k in range(n_codewords):
                 row[k] += x * column[k] if inner else (x - column[k]) ** 2
-
-
-@_kept
-def _scan(first, last, tables, codes, n_neighbors, n_slabs, sums, ids):
-    for task in range(first, last):
-        _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task)
-
-
-@_kept
-def _scan_slab(tables, codes, n_neighbors, n_slabs, sums, ids, task):
-    n, n_subspaces = codes.shape
-    q, slab = task // n_slabs, task % n_slabs
-    table = tables[q]
-    heap = sums[q, slab * n_neighbors : (slab + 1) * n_neighbors]
-    heap_ids = ids[q, slab * n_neighbors : (slab + 1) * n_neighbors]
-    first, last = slab * n // n_slabs, (slab + 1) * n // n_slabs
-    # Four codes at a time: each sum waits for its own last addition, so four run in the time of one.
-    for i in range(first, last - 3, 4):
-        a, b = table[0, codes[i, 0]], table[0, codes[i + 1, 0]]
-        c, d = table[0, codes[i + 2, 0]], table[0, codes[i + 3, 0]]
-        for m in range(1, n_subspaces):
-            a += table[m, codes[i, m]]
-            b += table[m, codes[i + 1, m]]
-            c += table[m, codes[i + 2, m]]
-            d += table[m, codes[i + 3, m]]
-        # Ids ascend: of two equal sums the one that is kept already has the lower id.
-        if a < heap[0] or b < heap[0] or c < heap[0] or d < heap[0]:
-            for j, total in enumerate((a, b, c, d)):
-                if total < heap[0]:
-                    _replace_largest(heap, heap_ids, total, i + j)
-    for i in range(last - (last - first) % 4, last):
-        total = table[0, codes[i, 0]]
-        for m in range(1, n_subspaces):
-            total += table[m, codes[i, m]]
-        if total < heap[0]:
-            _replace_largest(heap, heap_ids, total, i)
-
-
-@_kept
-def _replace_largest(heap, ids, value, number):
-    """Put (value, number) in the place of the largest pair, which stands at the root of the heap."""
-    size, at = len(heap), 0
-    while True:
-        child = 2 * at + 1
-        if child >= size:
-            break
-        right = child + 1
-        if right < size and (heap[right], ids[right]) > (heap[child], ids[child]):
-            child = right
-        if (heap[child], ids[child]) <= (value, number):
-            break
-        heap[at], ids[at] = heap[child], ids[child]
-        at = child
-    heap[at], ids[at] = value, number

@@ -14,12 +14,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import frozen, njit
-from vqcore.kernels.vectors import FEATURES, INT32, INT64, any_of, load, splat, store
+from vqcore.kernels.vectors import BYTES, FEATURES, INT32, INT64, any_of, load, splat, store
 
 WORKS = "+avx512vbmi" in FEATURES
 N = 8  # items
-BYTE = ir.IntType(8)
-ITEMS, BYTES, BITS = ir.VectorType(INT64, N), ir.VectorType(BYTE, 8 * N), ir.VectorType(ir.IntType(1), 8 * N)
+ITEMS, BITS = ir.VectorType(INT64, N), ir.VectorType(ir.IntType(1), 8 * N)
 NO_BYTE = 8 * N
 NO_SHUFFLES = frozen(np.empty((0, 6, N), np.uint64))
 
@@ -89,7 +88,7 @@ def _shuffler(gather):
                 for array in (context.make_array(given[i])(context, builder, args[i]) for i in (0, 5))
             )
             begin, rows, to = (
-                builder.bitcast(context.make_array(given[i])(context, builder, args[i]).data, BYTE.as_pointer())
+                builder.bitcast(context.make_array(given[i])(context, builder, args[i]).data, BYTES.element.as_pointer())
                 for i in (0, 3, 5)
             )
             index, fields, shifts, then, after, last_row = (

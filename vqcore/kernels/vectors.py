@@ -18,6 +18,7 @@ FEATURES = (get_host_cpu_features() if _TOLD is None else _TOLD).split(",")
 VECTOR_BYTES, TILE = (64, 4) if "+avx512f" in FEATURES else (32, 2)
 
 INT32, INT64, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
+BYTES = ir.VectorType(ir.IntType(8), 64)
 
 
 def pointer_to(context, builder, kind, array, *terms):
