@@ -69,9 +69,11 @@ def assign(points, codebook):
     """Code (n,) and squared distance (n,) of the nearest codeword; ties go to the lowest index."""
     codes, sq_dists = np.empty(len(points), np.int64), np.empty(len(points))
     if points.size == len(points):
-        ascending, index = np.unique(codebook, return_index=True)
-        line = frozen(points.reshape(-1)), ascending, index, codes, sq_dists
-        share(_nearest.nearest_on_line, len(points), 16 * len(points), *line)
+        distinct, index = np.unique(codebook, return_index=True)
+        ascending = np.full(2 ** len(distinct).bit_length() - 1, np.inf)
+        ascending[: len(distinct)] = distinct
+        line = frozen(points.reshape(-1)), ascending, len(distinct), index, codes, sq_dists
+        share(_nearest.nearest_on_line, len(points), 16 * len(points), *line, grain=_nearest.ON_LINE)
         return codes, sq_dists
     work, found = scores.work_type(points, codebook), _nearest.Found(codes, sq_dists, np.empty(0))
     screen, points = scores.screen(codebook, work), frozen(points)

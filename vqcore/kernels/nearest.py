@@ -17,6 +17,7 @@ from vqcore.kernels.vectors import LANES
 
 EPS32 = float(np.finfo(np.float32).eps)
 IN_DOUBT, UNSURE, LOOKED_AT, LEFT = range(4)
+ON_LINE = 256  # points whose places on a line are halved together
 
 
 class Found(NamedTuple):
@@ -238,28 +239,30 @@ def sq_dist(points, i, codebook, code):
 
 
 @njit(cache=True, nogil=True)
-def nearest_on_line(first, last, points, ascending, index, codes, sq_dists):
-    """Fill codes (n,) and sq_dists (n,) for points (n,) by bisection in distinct ascending codewords."""
-    points, codes, sq_dists, n_codewords = points[first:last], codes[first:last], sq_dists[first:last], len(ascending)
-    for i in range(len(points)):
-        x = np.float64(points[i])
-        # The first codeword that is not below the point; the answer is this one or the one before.
-        low, high = 0, n_codewords
-        while low < high:
-            middle = (low + high) >> 1
-            if ascending[middle] < x:
-                low = middle + 1
-            else:
-                high = middle
-        at = min(low, n_codewords - 1)
-        code = index[at]
-        if 0 < low < n_codewords:
+def nearest_on_line(first, last, points, ascending, n_codewords, index, codes, sq_dists):
+    """Fill codes (n,) and sq_dists (n,) for points (n,) by bisection in distinct ascending codewords.
+
+    Args:
+        ascending: n_codewords of them, then infinite ones up to a power of two less one; all places are halved as often.
+    """
+    for start in range(first, last, ON_LINE):
+        stop = min(start + ON_LINE, last)
+        some, places, values = points[start:stop], codes[start:stop], sq_dists[start:stop]
+        for i in range(len(some)):
+            places[i], values[i] = 0, np.float64(some[i])
+        half = (len(ascending) + 1) // 2
+        while half > 0:
+            # How many codewords lie below the point. Indices without a sign: numba asks the others whether they are negative.
+            for i in range(len(some)):
+                places[i] += half if ascending[np.uint64(places[i] + half - 1)] < values[i] else 0
+            half //= 2
+        for i in range(len(some)):
+            x = values[i]
+            left, right = np.uint64(max(places[i] - 1, 0)), np.uint64(min(places[i], n_codewords - 1))
             # Differences, not squares: those of a far point round to the same value.
-            below, above = x - ascending[low - 1], ascending[low] - x
-            if below < above or (below == above and index[low - 1] < code):
-                at, code = low - 1, index[low - 1]
-        codes[i] = code
-        sq_dists[i] = (x - ascending[at]) ** 2
+            below, above = abs(x - ascending[left]), abs(ascending[right] - x)
+            at = left if (below < above) | ((below == above) & (index[left] < index[right])) else right
+            places[i], values[i] = index[at], (x - ascending[at]) ** 2
 
 
 @njit(cache=True, nogil=True)
