@@ -14,7 +14,7 @@ from libraries import LIBRARIES, to_library, to_numpy
 
 from vqcore import FormatError, InputError
 from vqcore.bits import LAYOUTS, elias_lengths, n_words_for, pack, pack_elias, unpack, unpack_elias
-from vqcore.kernels import lanes, packing_tensors
+from vqcore.kernels import lanes, packing, packing_tensors
 
 DENSE_STREAMS = {3: "d1581f", 5: "410c52cc01", 11: "0110c000085000031c0000"}
 DENSE_WORDS = [0x300500800C01001, 0x1802C0500901001C, 0x2003C0700D0]
@@ -159,6 +159,40 @@ def test_codes_come_in_every_dtype_that_holds_them_and_in_no_other(library, layo
                 assert type(back) is type(words) and getattr(back, "device", None) == getattr(words, "device", None)
                 assert back.dtype == (np.dtype(dtype) if library == "numpy" else getattr(torch, name))
                 np.testing.assert_array_equal(to_numpy(back).astype(np.uint64), codes)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.int64])
+def test_one_code_that_does_not_fit_is_found_wherever_it_is(dtype, layout):
+    """In a vector or behind the last one, by its highest bit alone; numpy's loops look at many codes at once."""
+    most, rng = np.iinfo(dtype), np.random.default_rng(3)
+    for n_bits in range(1, most.bits):
+        codes = rng.integers(0, 2 ** min(n_bits, most.bits - 1), 5000).astype(dtype)
+        pack(codes, n_bits, layout)
+        for at in (0, 63, 2047, 4095, 4999, *rng.integers(0, 5000, 3)):
+            for bit in {n_bits, most.bits - 1}:
+                wrong = codes.copy()
+                wrong[at] |= np.array(1, np.uint64).astype(dtype) << dtype(bit)
+                with pytest.raises(InputError, match=f"{n_bits}"):
+                    pack(wrong, n_bits, layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int64"])
+def test_runs_of_threads_do_not_touch_each_other(monkeypatch, dtype, layout):
+    """Blocks are done from the last to the first: nothing that one writes beyond its end may stay."""
+
+    def backwards(loop, n, operations, *args, grain=1):
+        return [loop(i, i + 1, *args) for i in reversed(range(n))]
+
+    rng = np.random.default_rng(4)
+    for n_bits in range(1, np.iinfo(dtype).bits):
+        codes = rng.integers(0, 2**n_bits, 140_000, dtype=np.uint64).astype(dtype)
+        words = pack(codes, n_bits, layout)
+        with monkeypatch.context() as m:
+            m.setattr(packing, "share", backwards)
+            np.testing.assert_array_equal(pack(codes, n_bits, layout), words)
+            np.testing.assert_array_equal(unpack(words, n_bits, len(codes), layout, dtype), codes)
 
 
 @njit

@@ -231,11 +231,12 @@ def _fold(typing, lanes, pairs, half_norms, code, tag, lowest):
         untagged = splat(builder, builder.not_(args[4]), N)
         for v in range(TILE):
             places = [element(5, INT64(rank * LANES + v * N)) for rank in range(RANKS)]
-            lowest = [load(builder, place, reals) for place in places]
+            tagged = []
             for code, row in zip(here, sums):
                 bits = builder.and_(builder.bitcast(row[v], ints), untagged)
-                tagged = builder.or_(bits, splat(builder, builder.trunc(code, INT32), N))
-                lowest = _ordered(builder, lowest, builder.bitcast(tagged, reals))
+                bits = builder.or_(bits, splat(builder, builder.trunc(code, INT32), N))
+                tagged.append(builder.bitcast(bits, reals))
+            lowest = _lowest(builder, [load(builder, place, reals) for place in places], tagged)
             for value, place in zip(lowest, places):
                 store(builder, value, place)
         return context.get_dummy_value()
@@ -243,11 +244,19 @@ def _fold(typing, lanes, pairs, half_norms, code, tag, lowest):
     return types.void(*given), generate
 
 
-def _ordered(builder, kept, score):
-    """The lowest scores in order, when one more has been seen."""
-    lowest = []
-    for other in kept:
-        lower = builder.fcmp_ordered("<", score, other)
-        lowest.append(builder.select(lower, score, other))
-        score = builder.select(lower, other, score)
-    return lowest
+def _lowest(builder, kept, seen):
+    """The four lowest of four scores in order and four more, in order (Batcher 1968, "Sorting networks")."""
+    scores = list(seen)
+
+    def order(i, j):
+        lower = builder.fcmp_ordered("<", scores[j], scores[i])
+        pair = builder.select(lower, scores[j], scores[i]), builder.select(lower, scores[i], scores[j])
+        scores[i], scores[j] = pair
+
+    for i, j in ((0, 1), (2, 3), (0, 2), (1, 3), (1, 2)):
+        order(i, j)
+    for i, other in enumerate(reversed(kept)):
+        scores[i] = builder.select(builder.fcmp_ordered("<", other, scores[i]), other, scores[i])
+    for i, j in ((0, 2), (1, 3), (0, 1), (2, 3)):
+        order(i, j)
+    return scores
