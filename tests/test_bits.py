@@ -178,6 +178,19 @@ def test_one_code_that_does_not_fit_is_found_wherever_it_is(dtype, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64", "int64"])
+def test_nothing_that_lay_in_memory_is_left_in_words(monkeypatch, dtype, layout):
+    rng, empty = np.random.default_rng(5), np.empty
+    for n_bits in range(1, np.iinfo(dtype).bits + (dtype[0] == "u")):
+        for n in (1, 3, 64, 65, 4099):
+            codes = rng.integers(0, 2 ** min(n_bits, np.iinfo(dtype).bits - 1), n).astype(dtype)
+            with monkeypatch.context() as m:
+                m.setattr(np, "empty", lambda *args: np.invert(np.zeros(*args)) if args[-1] == "<u8" else empty(*args))
+                words = pack(codes, n_bits, layout)
+            np.testing.assert_array_equal(unpack(words, n_bits, n, layout, dtype), codes)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "int64"])
 def test_runs_of_threads_do_not_touch_each_other(monkeypatch, dtype, layout):
     """Blocks are done from the last to the first: nothing that one writes beyond its end may stay."""
