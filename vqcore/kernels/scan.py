@@ -6,7 +6,7 @@ of size n_queries x n is held, and neither the number of threads nor of slabs ch
 Many queries first look at sums of bytes, 64 codes at a time. An entry is rounded down to a byte, so that a sum of bytes
 bounds the sum of entries from below, and a table of 256 bytes lies in four registers, from which a processor with
 AVX512_VBMI reads 64 entries at once (Andre, Kermarrec and Le Scouarnec 2015, "Cache locality is not enough:
-high-performance nearest neighbor search with product quantization fast scan"). What may be nearer than all that are kept
+high-performance nearest neighbor search with product quantization fast scan"). What may be nearer than the last one kept
 is summed in full, so the answer does not depend on that look.
 """
 
@@ -23,10 +23,14 @@ from vqcore.kernels.vectors import BYTES, FEATURES, INT64, load, pointer_to, spl
 _kept = njit(cache=True, nogil=True)
 SLABS, SLAB_SIZE = 8, 32768  # pieces of the codes that threads share when there are few queries
 WORKS = "+avx512vbmi" in FEATURES
-ENTRIES = 256  # of a table in bytes
+FEW, MANY = 64, 256  # entries of a table in bytes, which are one vector or four
 VECTORS = 4  # of codes that pass over a table together
 N = 64 * VECTORS
-TOP, LOW = 200, 150  # the byte of the sum that is to be beaten, and the one at which bytes are made anew
+BLOCK = 1024  # codes that are turned over together
+TOGETHER = 4  # subspaces whose bytes add up to a byte, 255 if to more
+STEPS = 25  # of a subspace, in the sum that is to be beaten: bytes of TOGETHER subspaces seldom add up to more than one
+ANEW = 0.75  # bytes are made anew when the sum to be beaten has fallen to this share
+HIGHEST = 2**16 - 1  # the bound on sums of bytes that leaves nothing out
 
 
 def nearest(tables, codes, n_neighbors):
@@ -46,111 +50,149 @@ def nearest(tables, codes, n_neighbors):
 
 def _look(tables, codes, sums, ids):
     """Slab by slab, whose codes are turned over: then those of a subspace lie side by side."""
-    n_queries, n_subspaces, _ = tables.shape
+    n_queries, n_subspaces, n_codewords = tables.shape
     turned = np.zeros((n_subspaces, min(SLAB_SIZE, -(-len(codes) // N) * N)), np.uint8)
-    of_queries = np.zeros((n_queries, n_subspaces, ENTRIES), np.uint8), np.full((n_queries, 3), np.inf)
+    entries, lows, highs = FEW if n_codewords <= FEW else MANY, tables.min(axis=2), tables.max(axis=2)
+    # What sums are counted from: less by more than all that rounding does to sums of entries and of steps.
+    reach = np.maximum(abs(lows), abs(highs)).sum(axis=1)
+    scales = np.full((n_queries, 3), np.inf)
+    scales[:, 1] = lows.sum(axis=1) - 4 * (n_subspaces + 4) * 2.0**-53 * reach
+    of_queries = lows, np.zeros((n_queries, n_subspaces, entries), np.uint8), scales
     for start in range(0, len(codes), SLAB_SIZE):
         slab = codes[start : start + SLAB_SIZE]
         share(_turn, len(slab), 2 * slab.size, slab, turned)
-        share(_look_at, n_queries, n_queries * slab.size // 8, tables, slab, start, turned, *of_queries, sums, ids)
+        share(_look_at, n_queries, n_queries * slab.size // 4, tables, slab, start, turned, *of_queries, sums, ids)
 
 
 @_kept
 def _turn(first, last, codes, turned):
-    for m in range(len(turned)):
-        column, into = codes[first:last, m], turned[m, first:last]
-        for i in range(len(column)):
-            into[i] = column[i]
+    for start in range(first, last, BLOCK):
+        stop = min(start + BLOCK, last)
+        for m in range(len(turned)):
+            column, into = codes[start:stop, m], turned[m, start:stop]
+            for i in range(len(column)):
+                into[i] = column[i]
 
 
 @_kept
-def _look_at(first, last, tables, codes, start, turned, in_bytes, scales, sums, ids):
-    """Queries from first to last among the codes of a slab, the first of which has the id `start`."""
+def _look_at(first, last, tables, codes, start, turned, lows, in_bytes, scales, sums, ids):
+    """Queries from first to last among the codes of a slab, the first of which has the id `start`.
+
+    Args:
+        lows: (n_queries, n_subspaces) smallest entries.
+        in_bytes: (n_queries, n_subspaces, FEW or MANY) entries in bytes, made anew as nearer codes are found.
+        scales: (n_queries, 3) the sum to be beaten, what sums are counted from, and the step of a byte, of which
+            there is none yet where it is infinite.
+    """
     for q in range(first, last):
-        table, look, heap, heap_ids, (worst, base, step) = tables[q], in_bytes[q], sums[q], ids[q], scales[q]
-        limit = _limit(worst, base, step)
-        for at in range(0, len(codes), N):
-            near = _below(turned, at, look, limit)
-            for v in range(VECTORS):
-                some = near[v]
-                while some > 0:
-                    i, some = at + 64 * v + _lowest(some), some & (some - np.uint64(1))
-                    if i < len(codes):
-                        total = table[0, codes[i, 0]]
-                        for m in range(1, len(turned)):
-                            total += table[m, codes[i, m]]
-                        # Ids ascend: of two equal sums the one that is kept already has the lower id.
-                        if total < heap[0]:
-                            _replace_largest(heap, heap_ids, total, start + i)
-            if heap[0] < worst:
-                worst = heap[0]
-                limit = _limit(worst, base, step)
-                if limit < LOW or step == np.inf:
-                    base, step = _in_bytes(table, worst, look)
-                    limit = _limit(worst, base, step)
-        scales[q, 0], scales[q, 1], scales[q, 2] = worst, base, step
+        _look_at_slab(tables[q], codes, start, turned, lows[q], in_bytes[q], scales[q], sums[q], ids[q])
 
 
 @njit
-def _in_bytes(table, worst, out):
-    """Fill out (n_subspaces, ENTRIES) with the entries, less the smallest of a subspace, in steps, rounded down.
+def _look_at_slab(table, codes, start, turned, lows, look, scale, heap, heap_ids):
+    few, low, (worst, base, step), limit = look.shape[1] == FEW, ANEW * STEPS * len(turned), scale, np.uint16(HIGHEST)
+    for at in range(0, len(codes), N):
+        for v in range(VECTORS):
+            if v == 0 or limit == HIGHEST:
+                limit = _limit(worst, base, step)
+                near = _below_few(turned, at, look, limit) if few else _below_many(turned, at, look, limit)
+            some = near[v]
+            while some > 0:
+                i, some = at + 64 * v + _lowest(some), some & (some - np.uint64(1))
+                if i < len(codes):
+                    total = table[0, codes[i, 0]]
+                    for m in range(1, len(turned)):
+                        total += table[m, codes[i, m]]
+                    # Ids ascend: of two equal sums the one that is kept already has the lower id.
+                    if total < heap[0]:
+                        _replace_largest(heap, heap_ids, total, start + i)
+            if heap[0] < worst and (step == np.inf or v == VECTORS - 1):
+                worst = heap[0]
+                if not (worst - base) / step >= low:
+                    step = _in_bytes(table, lows, worst - base, look)
+    scale[0], scale[2] = worst, step
 
-    Returns what sums are counted from, and the step: infinite if they cannot be counted.
+
+@njit
+def _in_bytes(table, lows, reach, out):
+    """Fill out (n_subspaces, FEW or MANY) with the entries, less the lowest of a subspace, in steps, rounded down.
+
+    Returns the step, infinite if there can be none: so that STEPS a subspace make up the reach.
     """
-    base, reach = 0.0, 0.0
-    for row in table:
-        low, high = row[0], 0.0
-        for entry in row:
-            low, high = min(low, entry), max(high, abs(entry))
-        base, reach = base + low, reach + high
-    # More than all that rounding does to sums of entries and of steps.
-    base -= 4 * (len(table) + 4) * 2.0**-53 * reach
-    step = (worst - base) / TOP
+    step = reach / (STEPS * len(table))
     if not (0 < step < np.inf and 1 / step < np.inf):
-        return base, np.inf
+        return np.inf
+    per_step = 1 / step
     for m in range(len(table)):
-        row, into, low, per_step = table[m], out[m], table[m].min(), 1 / step
+        row, into, low = table[m], out[m], lows[m]
         for k in range(len(row)):
-            into[k] = np.uint8(min((row[k] - low) * per_step, 255.0))
-    return base, step
+            steps = (row[k] - low) * per_step
+            into[k] = np.uint8(np.int32(steps if steps < 255.0 else 255.0))
+    return step
 
 
 @njit
 def _limit(worst, base, step):
-    """The largest sum of bytes that a sum below `worst` can have; 255 for all that are as large or larger."""
-    return np.uint8(min((worst - base) / step, 255.0)) if step < np.inf else np.uint8(255)
+    """The largest sum of bytes that a sum below `worst` can have."""
+    return np.uint16(min((worst - base) / step, float(HIGHEST))) if step < np.inf else np.uint16(HIGHEST)
 
 
-@intrinsic
-def _below(typing, turned, at, look, limit):
-    """Of N turned codes those whose bytes add up to the limit at most, as the bits of VECTORS uint64."""
-    given, kept = (turned, at, look, limit), types.UniTuple(types.uint64, VECTORS)
+def _comparison(entries):
+    """An intrinsic: of N turned codes those whose bytes add up to the limit at most, as the bits of VECTORS uint64."""
 
-    def generate(context, builder, signature, args):
-        codes = context.make_array(turned)(context, builder, args[0])
-        n_subspaces, width = (builder.extract_value(codes.shape, i) for i in (0, 1))
-        at = context.cast(builder, args[1], given[1], types.int64)
-        totals = [cgutils.alloca_once_value(builder, ir.Constant(BYTES, [0] * 64)) for _ in range(VECTORS)]
-        add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(BYTES, [BYTES] * 2), "llvm.uadd.sat.v64i8")
-        read = "llvm.x86.avx512.vpermi2var.qi.512"
-        read = cgutils.get_or_insert_function(builder.module, ir.FunctionType(BYTES, [BYTES] * 3), read)
-        with cgutils.for_range(builder, n_subspaces) as m:
-            first = builder.mul(m.index, INT64(ENTRIES))
-            table = [
-                load(builder, pointer_to(context, builder, look, args[2], first, INT64(64 * quarter)), BYTES)
-                for quarter in range(4)
-            ]
-            row = builder.add(builder.mul(m.index, width), at)
-            for v, total in enumerate(totals):
-                code = load(builder, pointer_to(context, builder, turned, args[0], row, INT64(64 * v)), BYTES)
-                lower, upper = (builder.call(read, [table[i], code, table[i + 1]]) for i in (0, 2))
-                upper_half = builder.icmp_signed("<", code, ir.Constant(BYTES, [0] * 64))
-                entry = builder.select(upper_half, upper, lower)
-                builder.store(builder.call(add, [builder.load(total), entry]), total)
-        near = (builder.icmp_unsigned("<=", builder.load(total), splat(builder, args[3], 64)) for total in totals)
-        return context.make_tuple(builder, kept, [builder.bitcast(bits, INT64) for bits in near])
+    @intrinsic
+    def below(typing, turned, at, look, limit):
+        given, found = (turned, types.int64, look, types.uint16), types.UniTuple(types.uint64, VECTORS)
 
-    return kept(turned, types.int64, look, types.uint8), generate
+        def generate(context, builder, signature, args):
+            n_subspaces, width = cgutils.unpack_tuple(builder, context.make_array(turned)(context, builder, args[0]).shape)
+            bytes_, sums = ([cgutils.alloca_once(builder, kind) for _ in range(VECTORS)] for kind in (BYTES, _SUMS))
+            for total in sums:
+                builder.store(ir.Constant(_SUMS, [0] * 64), total)
+            with cgutils.for_range_slice(builder, INT64(0), n_subspaces, INT64(TOGETHER)) as (first, _):
+                for total in bytes_:
+                    builder.store(_NOTHING, total)
+                last = builder.add(first, INT64(TOGETHER))
+                last = builder.select(builder.icmp_signed("<", last, n_subspaces), last, n_subspaces)
+                with cgutils.for_range_slice(builder, first, last, INT64(1)) as (m, _):
+                    begin, row = builder.mul(m, INT64(entries)), builder.add(builder.mul(m, width), args[1])
+                    starts = [pointer_to(context, builder, look, args[2], begin, INT64(i)) for i in range(0, entries, 64)]
+                    table = [load(builder, start, BYTES) for start in starts]
+                    for v, total in enumerate(bytes_):
+                        code = load(builder, pointer_to(context, builder, turned, args[0], row, INT64(64 * v)), BYTES)
+                        builder.store(_sum(builder, builder.load(total), _entries_of(builder, table, code)), total)
+                for part, total in zip(bytes_, sums):
+                    builder.store(_sum(builder, builder.load(total), builder.zext(builder.load(part), _SUMS)), total)
+            near = (builder.icmp_unsigned("<=", builder.load(total), splat(builder, args[3], 64)) for total in sums)
+            return context.make_tuple(builder, found, [builder.bitcast(bits, INT64) for bits in near])
+
+        return found(*given), generate
+
+    return below
+
+
+_SUMS, _NOTHING = ir.VectorType(ir.IntType(16), 64), ir.Constant(BYTES, [0] * 64)
+_below_few, _below_many = _comparison(FEW), _comparison(MANY)
+
+
+def _entries_of(builder, table, code):
+    """The bytes of a table, one vector of them or four, that 64 codes name."""
+    if len(table) == 1:
+        read = ir.FunctionType(BYTES, [BYTES] * 2)
+        read = cgutils.get_or_insert_function(builder.module, read, "llvm.x86.avx512.permvar.qi.512")
+        return builder.call(read, [table[0], code])
+    read = ir.FunctionType(BYTES, [BYTES] * 3)
+    read = cgutils.get_or_insert_function(builder.module, read, "llvm.x86.avx512.vpermi2var.qi.512")
+    lower, upper = (builder.call(read, [table[i], code, table[i + 1]]) for i in (0, 2))
+    return builder.select(builder.icmp_signed("<", code, _NOTHING), upper, lower)
+
+
+def _sum(builder, total, more):
+    """The sum, or the highest number there is."""
+    kind = total.type
+    name = f"llvm.uadd.sat.v{kind.count}i{kind.element.width}"
+    add = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 2), name)
+    return builder.call(add, [total, more])
 
 
 @intrinsic

@@ -78,7 +78,8 @@ def shuffles_for(n_bits, size, aligned):
         begin, end = shifts[i], shifts[i] + held // size * n_bits
         for byte in range(begin // 8, -(-end // 8) if held else 0):
             turns[0 if turns[0, packed + byte] == NO_BYTE else 1, packed + byte] = 8 * i + byte
-    return frozen([_rows(together, fields, shifts, turns, n_lanes, n_packed), _rows(apart, fields, shifts, home, n_packed, n_lanes)])
+    packing = _rows(together, fields, shifts, turns, n_lanes, n_packed)
+    return frozen([packing, _rows(apart, fields, shifts, home, n_packed, n_lanes)])
 
 
 def _rows(index, fields, shifts, turns, n_from, n_to):
