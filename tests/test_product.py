@@ -237,6 +237,20 @@ def test_what_bytes_cannot_tell_full_sums_decide(n, n_subspaces, n_codewords, se
     np.testing.assert_array_equal(ids, wanted)
 
 
+@pytest.mark.parametrize("n_neighbors", [1, 3])
+@pytest.mark.parametrize("n_subspaces", [1, 3, 8, 17])
+def test_each_code_a_little_nearer_than_the_one_before(n_subspaces, n_neighbors):
+    """A byte that were ever rounded up would hide one of them."""
+    rng = np.random.default_rng(n_subspaces)
+    tables = -np.sort(-rng.random((scan.SLABS, n_subspaces, 256)), axis=2)
+    codes = np.sort(rng.integers(0, 256, (3000, n_subspaces)), axis=0)
+    found, ids = lookup.nearest(tables, codes, n_neighbors)
+    sums = sum(tables[:, m][:, codes[:, m]] for m in range(n_subspaces))
+    wanted = np.argsort(sums, axis=1, kind="stable")[:, :n_neighbors]
+    np.testing.assert_array_equal(ids, wanted)
+    np.testing.assert_allclose(found, np.take_along_axis(sums, wanted, 1), rtol=1e-12)
+
+
 @pytest.mark.parametrize("n_neighbors", [1, 30])
 def test_many_neighbours_of_many_queries_are_kept_in_blocks(monkeypatch, n_neighbors):
     pq, queries = ProductQuantizer(1, 2).fit(normal(40, 2), n_steps=1), normal(500, 2)
