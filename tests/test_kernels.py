@@ -1,6 +1,7 @@
 """Every kernel table equals the readable reference; the reference equals exact arithmetic and SciPy."""
 
 import ctypes
+import itertools
 import mmap
 import os
 import re
@@ -409,11 +410,16 @@ def test_nothing_is_read_beyond_the_points(at_the_edge, monkeypatch, dim, dtype)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pages are guarded in another way there")
 @pytest.mark.parametrize("layout", bits.LAYOUTS)
-@pytest.mark.parametrize("n_bits", range(1, 64, 2))
-def test_nothing_is_read_beyond_codes_and_words(at_the_edge, n_bits, layout):
-    rng = np.random.default_rng(n_bits)
-    for n in (1, 63, 64, 130):
-        codes = rng.integers(0, 2**n_bits, n, dtype=np.uint64)
-        words = bits.pack(at_the_edge(codes), n_bits, layout)
-        np.testing.assert_array_equal(words, bits.pack(codes, n_bits, layout))
-        np.testing.assert_array_equal(bits.unpack(at_the_edge(words), n_bits, n, layout), codes)
+@pytest.mark.parametrize("n_bits", range(1, 64))
+def test_nothing_is_touched_beyond_codes_and_words(at_the_edge, monkeypatch, n_bits, layout):
+    rng, empty = np.random.default_rng(n_bits), np.empty
+    narrow = next(dtype for dtype in (np.uint8, np.uint16, np.uint32, np.uint64) if np.iinfo(dtype).bits >= n_bits)
+    for n, dtype in itertools.product((1, 63, 64, 130, 2500), {narrow, np.uint64}):
+        codes = rng.integers(0, 2**n_bits, n, dtype=np.uint64).astype(dtype)
+        words = bits.pack(codes, n_bits, layout)
+        np.testing.assert_array_equal(bits.unpack(words, n_bits, n, layout, dtype), codes)
+        with monkeypatch.context() as m:
+            # Their results lie at the edge as well.
+            m.setattr(np, "empty", lambda *given: at_the_edge(empty(*given)))
+            np.testing.assert_array_equal(bits.pack(at_the_edge(codes), n_bits, layout), words)
+            np.testing.assert_array_equal(bits.unpack(at_the_edge(words), n_bits, n, layout, dtype), codes)

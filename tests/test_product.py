@@ -4,6 +4,9 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
+import time
+from unittest import mock
 
 import faiss
 import nanopq
@@ -17,7 +20,8 @@ from scipy.spatial.distance import cdist
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vqcore as vq
-from vqcore.kernels import lookup, lookup_tensors, scan
+from vqcore import subspaces
+from vqcore.kernels import compiled, lookup, lookup_tensors, scan, threads
 from vqcore.product import ProductQuantizer
 from vqcore.subspaces import _nearest_rotation
 
@@ -189,8 +193,10 @@ def test_ties_go_to_the_lowest_id(n, n_subspaces, n_codewords, n_queries, seed, 
     sums = sum(tables[:, m][:, codes[:, m]] for m in range(n_subspaces))
     wanted = np.argsort(sums, axis=1, kind="stable")[:, :n_neighbors]
     found = lookup.nearest(tables, codes, n_neighbors)
+    with mock.patch.object(scan, "bytes_pay", lambda *_: n_queries >= 5):
+        again = lookup.nearest(tables, codes, n_neighbors)
     tensors = lookup_tensors.nearest(torch.from_numpy(tables), torch.from_numpy(codes), n_neighbors)
-    for distances, ids in (found, tensors):
+    for distances, ids in (found, again, tensors):
         np.testing.assert_array_equal(to_numpy(ids), wanted)
         np.testing.assert_array_equal(to_numpy(distances), np.take_along_axis(sums, wanted, 1))
 
@@ -232,7 +238,8 @@ def test_what_bytes_cannot_tell_full_sums_decide(n, n_subspaces, n_codewords, se
     for m in range(1, n_subspaces):
         sums = sums + tables[:, m][:, codes[:, m]]
     wanted = np.argsort(sums, axis=1, kind="stable")[:, :n_neighbors]
-    found, ids = lookup.nearest(tables, codes, n_neighbors)
+    with mock.patch.object(scan, "bytes_pay", lambda *_: True):
+        found, ids = lookup.nearest(tables, codes, n_neighbors)
     np.testing.assert_array_equal(found, np.take_along_axis(sums, wanted, 1))
     np.testing.assert_array_equal(ids, wanted)
 
@@ -242,7 +249,8 @@ def test_many_codes_about_as_near_as_the_last_one_kept(n_subspaces):
     """Half of all are kept: a byte that were ever rounded up would hide one."""
     rng = np.random.default_rng(n_subspaces)
     tables, codes = rng.random((scan.SLABS, n_subspaces, 256)), rng.integers(0, 256, (4000, n_subspaces))
-    found, ids = lookup.nearest(tables, codes, 2000)
+    with mock.patch.object(scan, "bytes_pay", lambda *_: True):
+        found, ids = lookup.nearest(tables, codes, 2000)
     sums = sum(tables[:, m][:, codes[:, m]] for m in range(n_subspaces))
     wanted = np.argsort(sums, axis=1, kind="stable")[:, :2000]
     np.testing.assert_array_equal(ids, wanted)
@@ -496,6 +504,44 @@ def test_one_seed_one_story():
     assert (
         ProductQuantizer(2, 32).fit(points, seed=6).distortion != ProductQuantizer(2, 32).fit(points, seed=7).distortion
     )
+
+
+@pytest.mark.parametrize("start", ["random", "k-means++"])
+def test_subspaces_side_by_side_are_the_same(monkeypatch, start):
+    points = np.round(normal(3000, 16))  # cells that split, and some that cannot
+    wanted = ProductQuantizer(8, 60).fit(points, seed=3, start=start)
+    monkeypatch.setattr(compiled, "BESIDE", 0)
+    monkeypatch.setattr(threads, "_n_threads", lambda: 4)
+    fitted = ProductQuantizer(8, 60).fit(points, seed=3, start=start)
+    np.testing.assert_array_equal(fitted.codebooks, wanted.codebooks)
+    assert fitted.distortions == wanted.distortions
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("by", ["the caller", "a helper"])
+def test_an_error_in_a_subspace_ends_the_others(monkeypatch, error, by):
+    """What one subspace raises is raised, and nobody goes on."""
+    busy, ended = threading.Barrier(4), []
+
+    def fit(part, on_step, **_):
+        busy.wait(timeout=60)
+        is_caller = threading.current_thread() is threading.main_thread()
+        if is_caller == (by == "the caller"):
+            raise error("from here")
+        try:
+            until = time.monotonic() + 60
+            while time.monotonic() < until:
+                on_step()
+                time.sleep(0.001)
+        finally:
+            ended.append(time.monotonic() < until)
+
+    monkeypatch.setattr(compiled, "BESIDE", 0)
+    monkeypatch.setattr(threads, "_n_threads", lambda: 4)
+    monkeypatch.setattr(subspaces, "fit_lloyd", fit)
+    with pytest.raises(error, match="from here"):
+        ProductQuantizer(4, 3).fit(normal())
+    assert all(ended) and len(ended) == (3 if by == "the caller" else 1)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def fit_lloyd(
     n_codewords = checks.as_count(
         n_codewords, "n_codewords", high=points.shape[0], hint=f"there are {points.shape[0]} points"
     )
-    codebook = _start(table, points, n_codewords, start, sample_weight, rng, empty)
+    codebook = first_codebook(table, points, n_codewords, start, rng, empty, sample_weight)
     on_line = codebook.size == len(codebook)
     cells = (_CellsOnLine if on_line else _Cells)(table, points, sample_weight)
     codebook = np.sort(codebook, axis=0) if on_line else codebook
@@ -213,8 +213,8 @@ def _ordered(codebook):
     return codebook
 
 
-def _start(table, points, n_codewords, start, sample_weight, rng, empty):
-    """The first codebook as a float64 table of the points' shape."""
+def first_codebook(table, points, n_codewords, start, rng, empty, sample_weight=None):
+    """The codebook that a fit starts from, as a float64 table of the points' shape."""
     if not isinstance(start, str):
         codebook = checks.as_codebook(start, points, "start")
         if len(codebook) != n_codewords:

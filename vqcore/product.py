@@ -149,8 +149,9 @@ class ProductQuantizer:
         lookup, n_queries = _lookup(table), queries.shape[0]
         distances = table.from_host(np.empty((n_queries, n_neighbors)), queries)
         ids = table.from_host(np.empty((n_queries, n_neighbors), np.int64), queries)
-        # Beside a table, what a scan keeps of a query: distances and ids, once as found and once in order.
-        for rows in _blocks(n_queries, max(self.dim, self.n_subspaces * self.n_codewords, 4 * n_neighbors)):
+        # Beside a table, what a scan keeps of a query: the table in bytes, 256 a row at most; distances and ids, once as
+        # found and once in order.
+        for rows in _blocks(n_queries, max(self.dim, self.n_subspaces * (self.n_codewords + 32), 4 * n_neighbors)):
             parts = rotated(table, queries[rows], self.rotation)
             if symmetric:
                 parts = lookup.decode(self.encode(queries[rows]), self.codebooks, "float64")

@@ -10,7 +10,7 @@ import numpy as np
 
 from vqcore.errors import InputError
 from vqcore.kernels import passes
-from vqcore.lloyd import fit_lloyd
+from vqcore.lloyd import first_codebook, fit_lloyd
 
 
 def rotated(table, points, rotation):
@@ -21,11 +21,10 @@ def rotated(table, points, rotation):
     return (points + table.from_host(np.zeros(1), points)) @ table.from_host(rotation, points)
 
 
-def _parts(table, points, n_subspaces):
-    """The n_subspaces slices (n, width) of the columns."""
+def _part(table, points, n_subspaces, m):
+    """The columns (n, width) of subspace m."""
     width = points.shape[1] // n_subspaces
-    for m in range(n_subspaces):
-        yield table.to_points(points[:, m * width : (m + 1) * width])
+    return table.to_points(points[:, m * width : (m + 1) * width])
 
 
 class Plan(NamedTuple):
@@ -40,11 +39,32 @@ class Plan(NamedTuple):
 
 
 def fit_parts(table, points, rotation, plan, bar, codebooks=None):
-    """Rotation (as given), codebooks and distortions: Lloyd's algorithm in every subspace alone."""
-    fits, starts = [], [plan.start] * plan.n_subspaces if codebooks is None else codebooks
-    for part, start in zip(_parts(table, rotated(table, points, rotation), plan.n_subspaces), starts):
-        fits.append(_fit_lloyd(part, plan, start))
-        bar.update(codebooks is None)
+    """Rotation (as given), codebooks and distortions: Lloyd's algorithm in every subspace alone, side by side."""
+    turned, n_subspaces, counted = rotated(table, points, rotation), plan.n_subspaces, codebooks is None
+    if codebooks is None:
+        codebooks = [_first_codebook(table, _part(table, turned, n_subspaces, m), plan) for m in range(n_subspaces)]
+    # A generator for each, so that no subspace waits for the directions of another one's splits.
+    seeds, errors = plan.rng.integers(2**63, size=n_subspaces), []
+
+    def stop_after_an_error(*_):
+        if errors:
+            raise errors[0]
+
+    def fit(m):
+        part = _part(table, turned, n_subspaces, m)
+        try:
+            return _fit_lloyd(part, plan, codebooks[m], int(seeds[m]), stop_after_an_error)
+        except BaseException as error:
+            errors.append(error)
+            raise errors[0]
+        finally:
+            bar.update(counted)
+
+    try:
+        fits = passes.side_by_side(table, fit, n_subspaces, points.shape[0] * points.shape[1] * plan.n_codewords)
+    except BaseException as error:  # Ctrl-C comes to this thread alone
+        errors.append(error)
+        raise
     longest = max(len(fit.distortions) for fit in fits)
     # A subspace that came to rest early keeps its last distortion.
     stories = [fit.distortions + fit.distortions[-1:] * (longest - len(fit.distortions)) for fit in fits]
@@ -52,12 +72,20 @@ def fit_parts(table, points, rotation, plan, bar, codebooks=None):
     return rotation, books, tuple(float(sum(step)) for step in zip(*stories))
 
 
-def _fit_lloyd(part, plan, start):
+def _first_codebook(table, part, plan):
     try:
-        return fit_lloyd(part, plan.n_codewords, start, plan.n_steps, seed=plan.rng, progress=False)
+        return first_codebook(table, part, plan.n_codewords, plan.start, plan.rng, "split")
+    except InputError:  # as below
+        return first_codebook(table, part, plan.n_codewords, plan.start, plan.rng, "keep")
+
+
+def _fit_lloyd(part, plan, codebook, seed, on_step):
+    given = {"n_codewords": plan.n_codewords, "start": codebook, "n_steps": plan.n_steps, "seed": seed, "on_step": on_step}
+    try:
+        return fit_lloyd(part, **given, progress=False)
     except InputError:
         # Fewer distinct sub-vectors than codewords, a constant column for example: the rest are spare copies.
-        return fit_lloyd(part, plan.n_codewords, start, plan.n_steps, empty="keep", seed=plan.rng, progress=False)
+        return fit_lloyd(part, **given, empty="keep", progress=False)
 
 
 def fit_rotated(table, points, plan, bar):
@@ -104,8 +132,8 @@ def _turn(table, points, rotation, codebooks):
     n_subspaces, n_codewords, width = codebooks.shape
     codebooks, cross, distortion = codebooks.copy(), np.empty(rotation.shape), 0.0
     turned = rotated(table, points, rotation)
-    for m, part in enumerate(_parts(table, turned, n_subspaces)):
-        columns = slice(m * width, (m + 1) * width)
+    for m in range(n_subspaces):
+        part, columns = _part(table, turned, n_subspaces, m), slice(m * width, (m + 1) * width)
         codes, sq_dists = table.assign(part, codebooks[m])
         distortion += passes.cell_shares(table, codes, sq_dists, n_codewords)[1]
         sums, mass = table.accumulate(points, codes, n_codewords)

@@ -10,7 +10,7 @@ from vqcore.kernels import nearest as _nearest
 from vqcore.kernels import scores
 from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.moments import interval_moments, sort
-from vqcore.kernels.threads import share
+from vqcore.kernels.threads import SMALL, alone, share, threads_for
 from vqcore.kernels.vectors import LANES
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
 ]  # fmt: skip
 
 MANY = 2**19  # values for which a loop of our own is worth compiling
+BESIDE = 2**17  # operations in every loop from which on it is quicker to do whole pieces of work side by side
 DRAWN = 1024  # weights in a block whose sum `draw` skips
 
 
@@ -87,6 +88,22 @@ def assign(points, codebook):
 
     share(look, len(points), len(points) * (codebook.size // 8 + 16), grain=LANES)
     return codes, sq_dists
+
+
+def side_by_side(work, n, operations):
+    """What work(i) returns for every i below n, by as many threads at a time as would share the loops of each.
+
+    One after another where little of the time is spent in loops, or where threads would wait for the last ones.
+    """
+    n_threads = threads_for(n * operations)
+    if operations < n * BESIDE or (n % n_threads and n < 4 * n_threads):
+        return [work(i) for i in range(n)]
+
+    def some(first, last):
+        with alone():
+            return [work(i) for i in range(first, last)]
+
+    return [found for run in share(some, n, n * SMALL) for found in run]
 
 
 def n_slabs(n, n_codewords):

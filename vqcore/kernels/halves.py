@@ -245,7 +245,11 @@ def _fold(typing, lanes, pairs, half_norms, code, tag, lowest):
 
 
 def _lowest(builder, kept, seen):
-    """The four lowest of four scores in order and four more, in order (Batcher 1968, "Sorting networks")."""
+    """The four lowest of four scores in order and four more, in order.
+
+    Batcher 1968, "Sorting networks and their applications". A score that is not a number may stay: then the squared norm
+    of its point is none either, and the point is unsure.
+    """
     scores = list(seen)
 
     def order(i, j):

@@ -14,19 +14,17 @@ from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.sections import ALL, ROW
-from vqcore.kernels.shuffles import NO_SHUFFLES, pack_groups, shuffles_for, unpack_groups
+from vqcore.kernels.shuffles import MOVED, NO_SHUFFLES, pack_groups, shuffles_for, unpack_groups
 from vqcore.kernels.vectors import FEATURES
 
 DENSE, ALIGNED, SECTIONS = range(3)
 BLOCK = 64 * 64  # codes of a dense block: a multiple of 64, so that a block starts a word
 WORDS = 1024  # words of an aligned block
-MOVED = 56  # bits of an item at most that lie in eight bytes wherever among the bits of the first one they begin
 ONE = np.uint64(1)
 
 
 def plan(n_bits, layout, n_words, n_codes):
-    """The number of blocks, and what the loops are told: the layout as a number, n_bits, lanes, their moves and shuffles.
-    """
+    """The number of blocks, and what loops are told: the layout as a number, n_bits, lanes, their moves and shuffles."""
     lane, moves = lanes_for(n_bits)
     if layout == "sections" or layout == "aligned" and n_bits > 32:
         return -(-n_words // ROW), SECTIONS, n_bits, lane, moves, NO_SHUFFLES

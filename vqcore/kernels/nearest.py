@@ -243,7 +243,7 @@ def nearest_on_line(first, last, points, ascending, n_codewords, index, codes, s
     """Fill codes (n,) and sq_dists (n,) for points (n,) by bisection in distinct ascending codewords.
 
     Args:
-        ascending: n_codewords of them, then infinite ones up to a power of two less one; all places are halved as often.
+        ascending: n_codewords of them, then infinite ones up to a power of two less one.
     """
     for start in range(first, last, ON_LINE):
         stop = min(start + ON_LINE, last)
@@ -252,7 +252,7 @@ def nearest_on_line(first, last, points, ascending, n_codewords, index, codes, s
             places[i], values[i] = 0, np.float64(some[i])
         half = (len(ascending) + 1) // 2
         while half > 0:
-            # How many codewords lie below the point. Indices without a sign: numba asks the others whether they are negative.
+            # How many codewords lie below the point. Unsigned indices, or numba asks whether they are negative.
             for i in range(len(some)):
                 places[i] += half if ascending[np.uint64(places[i] + half - 1)] < values[i] else 0
             half //= 2

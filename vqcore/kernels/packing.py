@@ -121,7 +121,8 @@ def _pack(first, last, codes, layout, n_bits, lane, moves, shuffles, words):
             lanes[i] = part[i]
         lanes[len(part) : size] = 0
         ones |= np.uint64(found)
-        pack_block(lanes, len(part), layout, n_bits, moves, shuffles, words[block * n_words : block * n_words + n_words])
+        out = words[block * n_words : block * n_words + n_words]
+        pack_block(lanes, len(part), layout, n_bits, moves, shuffles, out)
     return ones
 
 

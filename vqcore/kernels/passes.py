@@ -117,6 +117,17 @@ def largest_of(positions, values, m):
     return positions[order], values[order]
 
 
+def side_by_side(table, work, n, operations):
+    """What work(i) returns for every i below n: by several threads, if a table has any, each with kernels of its own.
+
+    Args:
+        operations: about how many of the kernels' there are in all.
+    """
+    if hasattr(table, "side_by_side"):
+        return table.side_by_side(work, n, operations)
+    return [work(i) for i in range(n)]
+
+
 def row_by_row(table, function, array, *tables):
     """function(table, array, *tables), which does to every row the same: now, or to every block when it is computed."""
     if hasattr(table, "row_by_row"):

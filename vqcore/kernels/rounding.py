@@ -98,7 +98,8 @@ def _write(first, last, values, buckets, drawing, how, words):
         start, stop = block * size, min(block * size + size, len(values))
         lanes[:] = 0
         _draw(values, start, stop, buckets, drawing, 0, lanes)
-        pack_block(lanes, stop - start, layout, width, moves, shuffles, words[block * n_words : block * n_words + n_words])
+        out = words[block * n_words : block * n_words + n_words]
+        pack_block(lanes, stop - start, layout, width, moves, shuffles, out)
 
 
 @njit

@@ -5,7 +5,7 @@ of size n_queries x n is held, and neither the number of threads nor of slabs ch
 
 Many queries first look at sums of bytes, 64 codes at a time. An entry is rounded down to a byte, so that a sum of bytes
 bounds the sum of entries from below, and a table of 256 bytes lies in four registers, from which a processor with
-AVX512_VBMI reads 64 entries at once (Andre, Kermarrec and Le Scouarnec 2015, "Cache locality is not enough:
+AVX512_VBMI reads 64 entries at once (André, Kermarrec and Le Scouarnec 2015, "Cache locality is not enough:
 high-performance nearest neighbor search with product quantization fast scan"). What may be nearer than the last one kept
 is summed in full, so the answer does not depend on that look.
 """
@@ -18,34 +18,38 @@ from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import frozen, njit
 from vqcore.kernels.threads import share
-from vqcore.kernels.vectors import BYTES, FEATURES, INT64, load, pointer_to, splat
+from vqcore.kernels.vectors import BYTES, INT64, PERMUTES, load, pointer_to, splat
 
 _kept = njit(cache=True, nogil=True)
 SLABS, SLAB_SIZE = 8, 32768  # pieces of the codes that threads share when there are few queries
-WORKS = "+avx512vbmi" in FEATURES
 FEW, MANY = 64, 256  # entries of a table in bytes, which are one vector or four
 VECTORS = 4  # of codes that pass over a table together
 N = 64 * VECTORS
 BLOCK = 1024  # codes that are turned over together
 TOGETHER = 4  # subspaces whose bytes add up to a byte, 255 if to more
-STEPS = 25  # of a subspace, in the sum that is to be beaten: bytes of TOGETHER subspaces seldom add up to more than one
+STEPS = 25  # a subspace in the sum to be beaten, so that TOGETHER bytes seldom add up to more than a byte
 ANEW = 0.75  # bytes are made anew when the sum to be beaten has fallen to this share
 HIGHEST = 2**16 - 1  # the bound on sums of bytes that leaves nothing out
 
 
 def nearest(tables, codes, n_neighbors):
     """Smallest sums (n_queries, n_neighbors) of table entries, ascending, and the ids of their codes (n, n_subspaces)."""
-    in_bytes = WORKS and len(tables) >= SLABS and codes.dtype == np.uint8
+    in_bytes = codes.dtype == np.uint8 and bytes_pay(len(codes), tables.shape[2], n_neighbors, len(tables))
     n_slabs = 1 if len(tables) >= SLABS or len(codes) < SLABS * SLAB_SIZE else SLABS
     sums = np.full((len(tables), n_slabs * n_neighbors), np.inf)
     ids = np.full(sums.shape, len(codes), np.int64)
-    if in_bytes:
+    if PERMUTES and in_bytes:
         _look(frozen(tables), codes, sums, ids)
     else:
         given = frozen(tables), codes, n_neighbors, n_slabs, sums, ids
         share(_scan, len(tables) * n_slabs, len(tables) * codes.size, *given)
     order = np.lexsort((ids, sums), axis=1)[:, :n_neighbors]
     return np.take_along_axis(sums, order, 1), np.take_along_axis(ids, order, 1)
+
+
+def bytes_pay(n, n_codewords, n_neighbors, n_queries):
+    """Whether there are queries enough to turn codes over for, and codes enough to make bytes of tables for."""
+    return n_queries >= SLABS and n >= 1024 + 8 * n_codewords + 16 * n_neighbors
 
 
 def _look(tables, codes, sums, ids):

@@ -60,8 +60,7 @@ def unpack_sections(first, last, words, n_bits, codes):
 
 @njit
 def _in_vectors(start, n_block, n, n_words, n_bits):
-    """How many words of a block pass in vectors, all of which hold a code of every section, and how many sections at a time.
-    """
+    """How many words of a block pass in vectors, those that hold a code of every section; how many sections at a time."""
     whole = min(n - (64 // n_bits - 1) * n_words - start, n_block)
     return max(whole, 0) // N * N if n_bits <= HALF // 2 else 0, max(HALF // n_bits, 1)
 

@@ -15,6 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 interval_moments = compiled.interval_moments
+side_by_side = compiled.side_by_side
 
 
 def assign(points, codebook):

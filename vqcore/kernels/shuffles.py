@@ -15,9 +15,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from vqcore.kernels.compiling import frozen, njit
-from vqcore.kernels.vectors import BYTES, FEATURES, INT32, INT64, any_of, load, splat, store
+from vqcore.kernels.vectors import BYTES, INT32, INT64, PERMUTES, any_of, load, splat, store
 
-WORKS = "+avx512vbmi" in FEATURES
+MOVED = 56  # bits of an item at most that lie in eight bytes wherever among the bits of the first one they begin
 N = 8  # items
 ITEMS, BITS = ir.VectorType(INT64, N), ir.VectorType(ir.IntType(1), 8 * N)
 NO_BYTE = 8 * N
@@ -60,7 +60,7 @@ def shuffles_for(n_bits, size, aligned):
     """
     width, n_bytes = n_bits * (8 // size), 64 // n_bits * size  # bits of an item, bytes of the lanes of a word
     slots = next(slots for slots in (1, 2, 4) if 8 * slots >= n_bytes) if aligned else N  # items of a word
-    if not WORKS or width > (64 if aligned and slots == 1 else 56):  # with up to 7 bits before it, eight bytes at most
+    if not PERMUTES or width > (64 if aligned and slots == 1 else MOVED):
         return NO_SHUFFLES
     word, slot = np.arange(N) // slots, np.arange(N) % slots
     shifts = np.minimum(slot * width, 63) if aligned else slot * width & 7
@@ -83,6 +83,7 @@ def shuffles_for(n_bits, size, aligned):
 
 
 def _rows(index, fields, shifts, turns, n_from, n_to):
+    # Bytes that mean nothing are the first one, in name: what is stored of them is masked, or zero, or gone over.
     masks = [sum(1 << at for at in range(8 * N) if turn[at] != NO_BYTE) for turn in turns]
     index, *turns = (row.astype(np.uint8).reshape(-1).view(np.uint64) for row in (index, *(turns % NO_BYTE)))
     return np.array([index, fields, shifts, *turns, [*masks, n_from, n_to, 0, 0, 0, 0]], np.uint64)
@@ -99,7 +100,7 @@ def _together(builder, held, table):
 
 
 def _apart(builder, held, table):
-    """What is packed, in lanes."""
+    """What is packed, in lanes; what lies behind them the next group goes over, or a mask leaves out."""
     items = builder.lshr(builder.bitcast(_permuted(builder, held, table.index), ITEMS), table.shifts)
     for lower, upper, by in reversed(table.steps):
         items = builder.or_(builder.and_(items, lower), builder.shl(builder.and_(items, upper), by))
@@ -193,4 +194,4 @@ def _nothing(source, first, last, rows, moves, target):
     return np.uint64(0)
 
 
-pack_groups, unpack_groups = (_shuffler(_together), _shuffler(_apart)) if WORKS else (_nothing, _nothing)
+pack_groups, unpack_groups = (_shuffler(_together), _shuffler(_apart)) if PERMUTES else (_nothing, _nothing)

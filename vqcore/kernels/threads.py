@@ -28,7 +28,7 @@ def share(loop, n, operations, *args, grain=1):
         operations: about how many there are in all.
         grain: runs start at multiples of this.
     """
-    n_threads = 1 if operations < SMALL or getattr(_own, "alone", False) else _n_threads()
+    n_threads = threads_for(operations)
     if n_threads == 1 or n == 0:
         return [loop(0, n, *args)]
     n_runs = max(n_threads, min(TURNS * n_threads, operations // LEAST))
@@ -46,6 +46,11 @@ def share(loop, n, operations, *args, grain=1):
     if task.errors:
         raise task.errors.pop()
     return task.found
+
+
+def threads_for(operations):
+    """How many share so much work on this thread."""
+    return 1 if operations < SMALL or getattr(_own, "alone", False) else _n_threads()
 
 
 @contextmanager

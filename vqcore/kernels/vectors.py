@@ -17,6 +17,7 @@ FEATURES = (get_host_cpu_features() if _TOLD is None else _TOLD).split(",")
 # FOLD sums for each of TILE vectors of lanes fit the registers: there are 32 wide ones with AVX-512.
 VECTOR_BYTES, TILE = (64, 4) if "+avx512f" in FEATURES else (32, 2)
 
+PERMUTES = "+avx512vbmi" in FEATURES  # whether an instruction moves the bytes of a vector at will
 INT32, INT64, FLOAT, DOUBLE = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
 BYTES = ir.VectorType(ir.IntType(8), 64)
 
