@@ -319,4 +319,5 @@ def test_runs_side_by_side_do_not_fight_for_the_cores(tmp_path, mark):
             took[threads].append(np.median([float(row["took"]) for row in rows(folder)]))
     ratios = np.divide(took[2], took[1])
     print(f"two threads for each of two runs on two cores, over one: {np.median(ratios):.2f} times as long, from {min(ratios):.2f} to {max(ratios):.2f}")
-    assert np.median(ratios) > 0.95
+    # Little is gained, from moments in which the other run computes nothing, and little lost.
+    assert 0.8 < np.median(ratios) < 1.2
