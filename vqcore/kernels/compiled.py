@@ -95,7 +95,7 @@ def side_by_side(work, n, operations):
 
     One after another where little of the time is spent in loops, or where threads would wait for the last ones.
     """
-    n_threads = threads_for(n * operations)
+    n_threads = threads_for(SMALL)
     if operations < n * BESIDE or (n % n_threads and n < 4 * n_threads):
         return [work(i) for i in range(n)]
 
