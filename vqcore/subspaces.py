@@ -4,6 +4,7 @@ Jegou, Douze and Schmid 2011, "Product quantization for nearest neighbor search"
 Ge, He, Ke and Sun 2013, "Optimized product quantization".
 """
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -38,33 +39,41 @@ class Plan(NamedTuple):
     rng: np.random.Generator
 
 
+class _GivenUp(Exception):
+    """Another subspace has failed."""
+
+
 def fit_parts(table, points, rotation, plan, bar, codebooks=None):
     """Rotation (as given), codebooks and distortions: Lloyd's algorithm in every subspace alone, side by side."""
     turned, n_subspaces, counted = rotated(table, points, rotation), plan.n_subspaces, codebooks is None
     if codebooks is None:
         codebooks = [_first_codebook(table, _part(table, turned, n_subspaces, m), plan) for m in range(n_subspaces)]
     # A generator for each, so that no subspace waits for the directions of another one's splits.
-    seeds, errors = plan.rng.integers(2**63, size=n_subspaces), []
+    seeds, given_up, errors = plan.rng.integers(2**63, size=n_subspaces), threading.Event(), []
 
-    def stop_after_an_error(*_):
-        if errors:
-            raise errors[0]
+    def on_step(*_):
+        if given_up.is_set():
+            raise _GivenUp
 
     def fit(m):
-        part = _part(table, turned, n_subspaces, m)
         try:
-            return _fit_lloyd(part, plan, codebooks[m], int(seeds[m]), stop_after_an_error)
+            return _fit_lloyd(_part(table, turned, n_subspaces, m), plan, codebooks[m], int(seeds[m]), on_step)
+        except _GivenUp:
+            raise
         except BaseException as error:
             errors.append(error)
-            raise errors[0]
+            given_up.set()
+            raise
         finally:
             bar.update(counted)
 
     try:
         fits = passes.side_by_side(table, fit, n_subspaces, points.shape[0] * points.shape[1] * plan.n_codewords)
-    except BaseException as error:  # Ctrl-C comes to this thread alone
-        errors.append(error)
-        raise
+    except _GivenUp:
+        raise errors[0] from None
+    finally:
+        given_up.set()  # Ctrl-C may come to this thread while it waits for others
+        errors.clear()  # whose tracebacks would keep the points
     longest = max(len(fit.distortions) for fit in fits)
     # A subspace that came to rest early keeps its last distortion.
     stories = [fit.distortions + fit.distortions[-1:] * (longest - len(fit.distortions)) for fit in fits]
