@@ -310,7 +310,7 @@ def test_runs_side_by_side_do_not_fight_for_the_cores(tmp_path, mark):
         pytest.skip("needs two cores")
     path = write_notebook(tmp_path / "computing.ipynb", COMPUTING, "seed: int = 0")
     took = {1: [], 2: []}
-    for number in range(3):
+    for number in range(6):
         for threads in sorted(took, reverse=number % 2):
             folder = tmp_path / f"runs{threads}-{number}"
             pinned = ["taskset", "-c", "{},{}".format(*cores), *command(path, folder, "-p", "seed=0:4", "--workers", 2, "--threads", threads)]
@@ -319,5 +319,4 @@ def test_runs_side_by_side_do_not_fight_for_the_cores(tmp_path, mark):
             took[threads].append(np.median([float(row["took"]) for row in rows(folder)]))
     ratios = np.divide(took[2], took[1])
     print(f"two threads for each of two runs on two cores, over one: {np.median(ratios):.2f} times as long, from {min(ratios):.2f} to {max(ratios):.2f}")
-    # Little is gained, from moments in which the other run computes nothing, and little lost.
-    assert 0.8 < np.median(ratios) < 1.2
+    assert 0.95 < np.median(ratios) < 1.2  # nothing gained to speak of, and little lost
